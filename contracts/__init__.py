@@ -1,0 +1,16 @@
+"""What the parts agree on: declarations, ports, units, inputs and results, errors. Imports nothing of ours."""
+
+from contracts.errors import DeclarationError, TerminalError, TransientError
+from contracts.pipeline import Pipeline
+from contracts.record import FieldError, Record
+from contracts.table import PostgresTable
+
+__all__ = [
+    "DeclarationError",
+    "FieldError",
+    "Pipeline",
+    "PostgresTable",
+    "Record",
+    "TerminalError",
+    "TransientError",
+]

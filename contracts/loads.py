@@ -1,0 +1,150 @@
+"""Inputs and results of file loads (`upload`): names, ranges and counts, never rows.
+
+Guarantee: everything here is small; the bytes themselves stay in the object store (claim check), so a load's
+history grows with the number of its chunks only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contracts.record import Frozen
+
+LoadStatus = Literal["running", "waiting", "completed", "failed", "cancelled", "stopped"]
+
+
+class StoredFile(Frozen):
+    """A raw file in the object store. `name` is what the user called it; sizes are in bytes."""
+
+    key: str
+    name: str
+    size: int
+    etag: str
+    sha256: str
+
+
+class Dialect(Frozen):
+    """How a file is read. For CSV `columns` are the header's names in order; NDJSON has none."""
+
+    format: Literal["csv", "ndjson"]
+    delimiter: str = ","
+    columns: tuple[str, ...] = ()
+
+
+class TextFile(Frozen):
+    """The plain, uncompressed text to read: an object, where its records start, and how to read them.
+
+    `start` is the offset of the first record in bytes, `line` its physical line number from 1.
+    """
+
+    key: str
+    etag: str
+    size: int
+    dialect: Dialect
+    start: int
+    line: int
+
+
+class Chunk(Frozen):
+    """The bytes [start, end) of a text file, whole records; `line` is the physical line of the first, from 1."""
+
+    start: int
+    end: int
+    line: int
+
+
+class Plan(Frozen):
+    """A window of chunks in file order. `done` says that the file ends with the last of them."""
+
+    chunks: tuple[Chunk, ...]
+    done: bool
+
+
+class RejectLimit(Frozen):
+    """The most rejects a load accepts: a number of rows, or a percentage of the rows read."""
+
+    value: float
+    percent: bool
+
+    def passed(self, counts: Counts) -> bool:
+        """Say whether the counts are over the limit."""
+        if self.percent:
+            return counts.rejected * 100 > self.value * counts.read
+        return counts.rejected > self.value
+
+
+class Counts(Frozen):
+    """Rows, each of which is in exactly one of the last four: `read` is their sum.
+
+    `dropped` rows are those for which `process` returned None.
+    """
+
+    read: int = 0
+    written: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Add two counts, field by field."""
+        return Counts(
+            read=self.read + other.read,
+            written=self.written + other.written,
+            rejected=self.rejected + other.rejected,
+            duplicates=self.duplicates + other.duplicates,
+            dropped=self.dropped + other.dropped,
+        )
+
+
+class ChunkResult(Frozen):
+    """What became of a chunk; `rejects` is the key of the object that holds its rejects, if there are any."""
+
+    counts: Counts
+    rejects: str | None = None
+
+
+class LoadOptions(Frozen):
+    """What the user asked of a load."""
+
+    max_rejects: RejectLimit | None = None
+    on_rejects: Literal["finish", "wait"] = "finish"
+    dry_run: bool = False
+
+
+class LoadInput(Frozen):
+    """One load. `series` names the file and its generation; units are built from it."""
+
+    pipeline: str
+    file: StoredFile
+    series: str
+    options: LoadOptions = LoadOptions()
+
+
+class LoadSummary(Frozen):
+    """How a load stands or ended. `reason` explains every status but `running` and `completed`."""
+
+    status: LoadStatus
+    counts: Counts
+    total_bytes: int = 0
+    done_bytes: int = 0
+    reason: str = ""
+
+
+class Reject(Frozen):
+    """An input row that failed. `line` is physical, from 1; `row` is the original text without its line end.
+
+    `cells` are the original cells if the row could be split; `errors` has at least one entry.
+    """
+
+    line: int
+    errors: tuple[RejectError, ...]
+    row: str
+    cells: tuple[str, ...] | None = None
+
+
+class RejectError(Frozen):
+    """One reason for a reject: the column (empty for the row as a whole), a code and a message."""
+
+    column: str
+    code: str
+    message: str

@@ -1,0 +1,43 @@
+"""Inputs and results of the request patterns (`submit` and its kin).
+
+Guarantee: the record travels in the workflow's input as the JSON that was accepted, so Temporal's history is
+responsible for it from the moment the start returned.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import JsonValue
+
+from contracts.record import FieldError, Frozen
+
+REJECTED = "Rejected"
+CONFLICT = "Conflict"
+
+
+class RequestInput(Frozen):
+    """One request: `record` is the accepted JSON object, `fingerprint` the SHA-256 of its canonical form."""
+
+    pipeline: str
+    key: str
+    fingerprint: str
+    record: dict[str, JsonValue]
+
+
+class RequestResult(Frozen):
+    """What a committed request leaves behind: the stored record, or None if `process` dropped it."""
+
+    record: dict[str, JsonValue] | None
+
+
+class SubmitAnswer(Frozen):
+    """What the caller of `submit` is told."""
+
+    ticket: str
+    key: str
+    status: Literal["committed", "accepted", "rejected", "conflict", "failed"]
+    repeat: bool = False
+    record: dict[str, JsonValue] | None = None
+    errors: tuple[FieldError, ...] = ()
+    url: str
