@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from contracts.record import Frozen
+from contracts.units import Unit
 
 LoadStatus = Literal["running", "waiting", "completed", "failed", "cancelled", "stopped"]
 
@@ -121,13 +122,26 @@ class LoadInput(Frozen):
 
 
 class LoadSummary(Frozen):
-    """How a load stands or ended. `reason` explains every status but `running` and `completed`."""
+    """How a load stands or ended. `reason` explains every status but `running` and `completed`.
+
+    `rejects` is the object-store prefix of the rejects that are still open, `dialect` how their file was read.
+    """
 
     status: LoadStatus
     counts: Counts
     total_bytes: int = 0
     done_bytes: int = 0
     reason: str = ""
+    rejects: str = ""
+    dialect: Dialect | None = None
+
+
+class RejectError(Frozen):
+    """One reason for a reject: the column (empty for the row as a whole), a code and a message."""
+
+    column: str
+    code: str
+    message: str
 
 
 class Reject(Frozen):
@@ -142,9 +156,34 @@ class Reject(Frozen):
     cells: tuple[str, ...] | None = None
 
 
-class RejectError(Frozen):
-    """One reason for a reject: the column (empty for the row as a whole), a code and a message."""
+class InspectFile(Frozen):
+    """Ask how a stored file is to be read."""
 
-    column: str
-    code: str
-    message: str
+    pipeline: str
+    file: StoredFile
+
+
+class PlanChunks(Frozen):
+    """Ask for the next window of at most `limit` chunks, from `start` (bytes) on, which is physical line `line`."""
+
+    text: TextFile
+    start: int
+    line: int
+    limit: int
+    chunk_bytes: int
+
+
+class LoadChunk(Frozen):
+    """Ask to load, or only to check, one chunk. Rejects go under the object-store prefix `rejects`."""
+
+    pipeline: str
+    text: TextFile
+    chunk: Chunk
+    unit: Unit
+    rejects: str
+
+
+class ResumeLoad(Frozen):
+    """The operator's decision on a waiting load: go on, after loading `corrected` if it is given."""
+
+    corrected: StoredFile | None = None

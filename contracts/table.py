@@ -119,7 +119,7 @@ class Table:
 def row_serializer(model: type[BaseModel]) -> SchemaSerializer:
     """Serialize the fields of `model` from a plain mapping, for rows that came back from the sink."""
     fields = {
-        name: core_schema.typed_dict_field(TypeAdapter(Annotated[info.annotation, *info.metadata]).core_schema)
+        name: core_schema.typed_dict_field(TypeAdapter(info.rebuild_annotation()).core_schema)
         for name, info in model.model_fields.items()
     }
     return SchemaSerializer(core_schema.typed_dict_schema(fields))
