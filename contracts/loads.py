@@ -35,7 +35,8 @@ class Dialect(Frozen):
 class TextFile(Frozen):
     """The plain, uncompressed text to read: an object, where its records start, and how to read them.
 
-    `start` is the offset of the first record in bytes, `line` its physical line number from 1.
+    `start` is the offset of the first record in bytes, `line` its physical line number from 1. `ordered` says
+    that the chunks have to be loaded one after the other, as `on_conflict="reject"` needs it.
     """
 
     key: str
@@ -44,6 +45,7 @@ class TextFile(Frozen):
     dialect: Dialect
     start: int
     line: int
+    ordered: bool = False
 
 
 class Chunk(Frozen):
@@ -77,7 +79,8 @@ class RejectLimit(Frozen):
 class Counts(Frozen):
     """Rows, each of which is in exactly one of the last four: `read` is their sum.
 
-    `dropped` rows are those for which `process` returned None.
+    `dropped` rows are those for which `process` returned None. A summary of a load that only checked has no
+    `written` rows, because there are none.
     """
 
     read: int = 0
@@ -187,3 +190,52 @@ class ResumeLoad(Frozen):
     """The operator's decision on a waiting load: go on, after loading `corrected` if it is given."""
 
     corrected: StoredFile | None = None
+
+
+class Correction(Frozen):
+    """A corrected file that was found readable, and how to read it."""
+
+    file: StoredFile
+    text: TextFile
+
+
+class Reading(Frozen):
+    """One pass over one text file: how far it came, up to byte `start`, physical line `line`, and what it counted.
+
+    `checking` passes validate and write nothing. `rejects` is the object-store prefix of the pass.
+    """
+
+    series: str
+    text: TextFile
+    checking: bool
+    rejects: str
+    start: int
+    line: int
+    counts: Counts = Counts()
+
+
+class Carried(Frozen):
+    """What a load hands to its next run when its history gets long.
+
+    `settled` counts the rows of earlier files, without those that a correction replaces; `loaded` are the checksums
+    of the corrected files so far; `correction` waits for the original file to be loaded first; `accepted`
+    says that the operator wants the load to finish in spite of its rejects.
+    """
+
+    reading: Reading
+    settled: Counts = Counts()
+    loaded: tuple[str, ...] = ()
+    correction: Correction | None = None
+    accepted: bool = False
+
+
+class LoadRun(LoadInput):
+    """The input of one run of a load: what was asked, and what earlier runs of the same load carried over.
+
+    `chunk_bytes` decides where units begin and end: a load that is started again needs the same value, or its
+    receipts do not match.
+    """
+
+    chunk_bytes: int = 8 * 1024 * 1024
+    chunks_per_run: int = 500
+    carried: Carried | None = None
