@@ -57,10 +57,14 @@ class Chunk(Frozen):
 
 
 class Plan(Frozen):
-    """A window of chunks in file order. `done` says that the file ends with the last of them."""
+    """A window of chunks in file order. `done` says that the file ends with the last of them.
+
+    `next_line` is the physical line that follows the window: where the next one starts.
+    """
 
     chunks: tuple[Chunk, ...]
     done: bool
+    next_line: int
 
 
 class RejectLimit(Frozen):
