@@ -61,6 +61,12 @@ class ObjectChangedError(TerminalError):
     code = "object_changed"
 
 
+class ObjectRefusedError(TerminalError):
+    """The object store will never take this request: the key is too long, say, or not text."""
+
+    code = "object_refused"
+
+
 class ReceiptMismatchError(TerminalError):
     """A receipt exists under this identity for another unit; nothing was written."""
 
