@@ -1,0 +1,39 @@
+"""The stateful services behind the ports, one module each. `connect` opens those that a worker needs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from contracts.ports import ObjectStore, Sink
+    from stores.settings import Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Stores:
+    """The open services."""
+
+    sink: Sink
+    objects: ObjectStore
+
+
+@contextlib.asynccontextmanager
+async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator[Stores]:
+    """Open the sink and the object store, and close them at the end.
+
+    Connections are made when they are first used, so this succeeds while a service is down. `receipts=False` takes
+    the safeguard against writing twice away; only crash tests want that, to prove that they would notice.
+    """
+    # Imported here, so that `stores.settings` alone stays cheap to import for the CLI.
+    from stores.postgres_sink import PostgresSink  # noqa: PLC0415
+    from stores.s3_objects import S3ObjectStore  # noqa: PLC0415
+
+    async with (
+        PostgresSink.open(settings.database_url.get_secret_value(), receipts=receipts) as sink,
+        S3ObjectStore.open(settings) as objects,
+    ):
+        yield Stores(sink=sink, objects=objects)

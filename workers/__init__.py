@@ -1,0 +1,1 @@
+"""Worker processes: settings, stores, activities, and the workers that run them."""

@@ -1,0 +1,88 @@
+"""Put activities and workflows together into workers.
+
+Guarantee: workflows run in the sandbox; the loads in one process are few, so that neither a core nor the memory is
+shared by more of them than it can serve.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerTuner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.files import FileActivities
+from activities.loads import LoadActivities
+from activities.requests import RequestActivities
+from workflows.options import LOADS, PIPELINES
+from workflows.submit import Submit
+from workflows.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from temporalio.client import Client
+
+    from contracts.pipeline import Pipeline
+    from contracts.ports import ObjectStore, Sink
+
+WORKFLOWS: tuple[type, ...] = (Submit, Upload)
+
+LOAD_SLOTS = 2
+"""File and load steps at once in one process: while one waits for the sink, the other has the core."""
+
+REQUEST_SLOTS = 40
+"""Requests at once in one process; a request holds a connection of the sink for a few milliseconds."""
+
+GRACE = timedelta(seconds=10)
+"""How long a stopping worker lets its steps finish. A step that is cut off is done again elsewhere."""
+
+
+def sandbox() -> SandboxedWorkflowRunner:
+    """Run workflows in the sandbox. Our pure contracts and pydantic's own modules are loaded once, not per run."""
+    return SandboxedWorkflowRunner(
+        restrictions=SandboxRestrictions.default.with_passthrough_modules(
+            "contracts", "activities", "pydantic", "pydantic_core", "annotated_types"
+        )
+    )
+
+
+def build_workers(
+    client: Client,
+    pipelines: Mapping[str, Pipeline],
+    sink: Sink,
+    objects: ObjectStore,
+    *,
+    max_cached_workflows: int = 500,
+) -> list[Worker]:
+    """Build the workers of one process: one for workflows and requests, one for files and loads."""
+    requests = RequestActivities(pipelines, sink)
+    files = FileActivities(pipelines, objects)
+    loads = LoadActivities(pipelines, sink, objects)
+    return [
+        Worker(
+            client,
+            task_queue=PIPELINES,
+            workflows=WORKFLOWS,
+            activities=[requests.store_record],
+            workflow_runner=sandbox(),
+            tuner=WorkerTuner.create_fixed(
+                workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS
+            ),
+            max_cached_workflows=max_cached_workflows,
+            # Runs cached by a worker that was killed wait this long before another one takes over.
+            sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
+            graceful_shutdown_timeout=GRACE,
+        ),
+        Worker(
+            client,
+            task_queue=LOADS,
+            activities=[files.inspect_file, files.plan_chunks, loads.load_chunk, loads.check_chunk],
+            tuner=WorkerTuner.create_fixed(activity_slots=LOAD_SLOTS),
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(LOAD_SLOTS),
+            # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
+            max_heartbeat_throttle_interval=timedelta(seconds=5),
+            graceful_shutdown_timeout=GRACE,
+        ),
+    ]

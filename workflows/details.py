@@ -1,0 +1,68 @@
+"""What a load says about itself in the Web UI: markdown that a stranger understands, and the commands to use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contracts.loads import LoadSummary
+
+HEADLINES = {
+    "waiting": "Waiting for an operator",
+    "completed": "Completed",
+    "failed": "Failed",
+    "cancelled": "Cancelled: what was committed stays",
+    "stopped": "Stopped by the limit of rejects: nothing was loaded",
+}
+MEGABYTE = 1_000_000
+
+
+def describe(summary: LoadSummary, *, ticket: str, name: str, phase: str) -> str:
+    """Write the current details of a load of the file called `name`."""
+    counts = summary.counts
+    headline = f"Running: {phase}" if summary.status == "running" else HEADLINES[summary.status]
+    parts = [f"**{headline}**"]
+    parts.append(f"File `{plain(name)}`: {progress(summary)}")
+    parts.append(
+        "| read | written | rejected | duplicates | dropped |\n| ---: | ---: | ---: | ---: | ---: |\n"
+        f"| {counts.read:,} | {counts.written:,} | {counts.rejected:,} | {counts.duplicates:,} | {counts.dropped:,} |"
+    )
+    if summary.reason:
+        parts.append(plain(summary.reason))
+    parts.append(commands(summary, ticket))
+    return "\n\n".join(part for part in parts if part)
+
+
+def progress(summary: LoadSummary) -> str:
+    """Say how far the reading came, in megabytes and percent."""
+    if not summary.total_bytes:
+        return "not read yet"
+    percent = 100 * summary.done_bytes / summary.total_bytes
+    return f"{summary.done_bytes / MEGABYTE:,.1f} of {summary.total_bytes / MEGABYTE:,.1f} MB ({percent:.0f} %)"
+
+
+def commands(summary: LoadSummary, ticket: str) -> str:
+    """List what the operator can do now."""
+    see = f"`starter rejects {ticket} > corrected.csv` prints the rejects, to be corrected"
+    cancel = f"`starter cancel {ticket}` stops it; committed rows stay"
+    if summary.status == "waiting":
+        steps = [
+            see,
+            f"`starter resume {ticket} corrected.csv` loads the corrected rows and goes on",
+            f"`starter resume {ticket}` goes on without the rejected rows",
+            cancel,
+        ]
+    elif summary.status == "running":
+        steps = [cancel]
+    elif summary.status in {"completed", "stopped"} and summary.counts.rejected:
+        steps = [see]
+    elif summary.status in {"failed", "cancelled"}:
+        steps = ["Upload the same file again to go on: chunks that were committed are not loaded twice"]
+    else:
+        steps = []
+    return "\n".join(f"- {step}" for step in steps)
+
+
+def plain(text: str) -> str:
+    """Keep a text from outside on one line and out of the markdown around it."""
+    return " ".join(text.replace("`", "'").split())[:500]

@@ -1,0 +1,94 @@
+"""The only home of task queues, search attributes, timeouts and retries.
+
+Guarantee: a step is either tried until it succeeds or ended by a terminal error; no outage, however long, exhausts a
+retry policy. Each kind of step has one named policy here, and workflows use nothing else.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from temporalio.common import RetryPolicy, SearchAttributeKey
+from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+PIPELINES = "pipelines"
+"""Task queue of workflows and requests: short steps, answered at once."""
+
+LOADS = "pipelines-load"
+"""Task queue of file and load steps: seconds of work each, a few slots per process."""
+
+PIPELINE: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pipeline")
+PATTERN: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pattern")
+STATUS: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("PipelineStatus")
+ERROR_TYPE: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("ErrorType")
+
+SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[str] | SearchAttributeKey[datetime], ...] = (
+    PIPELINE,
+    PATTERN,
+    STATUS,
+    ERROR_TYPE,
+)
+"""All that a server needs to have registered."""
+
+UNTIL_IT_WORKS = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(minutes=1),
+    maximum_attempts=0,
+)
+"""Tried without limit: an outage delays work and never fails it. A minute bounds the wait after it is over."""
+
+A_FEW_QUICK_TRIES = RetryPolicy(
+    initial_interval=timedelta(milliseconds=100),
+    backoff_coefficient=3.0,
+    maximum_interval=timedelta(seconds=1),
+    maximum_attempts=3,
+)
+"""Hides a blip, such as a connection that the server closed, from the caller and from history."""
+
+STORE_AT_ONCE = LocalActivityConfig(
+    start_to_close_timeout=timedelta(seconds=2),
+    # Below the ten seconds of a workflow task, so that a local try never holds one open by its heartbeat for long.
+    schedule_to_close_timeout=timedelta(seconds=5),
+    retry_policy=A_FEW_QUICK_TRIES,
+)
+"""One short idempotent write within the workflow task: it costs no round trip through a task queue."""
+
+STORE_PATIENTLY = ActivityConfig(
+    start_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""The same write as a regular activity: the Web UI shows each failed attempt and the next one's time."""
+
+HEARTBEAT = timedelta(seconds=15)
+"""How long a killed worker's step stays unnoticed; steps report more often by themselves."""
+
+READ_FILE = ActivityConfig(
+    task_queue=LOADS,
+    # A compressed file is unpacked in one such step, whatever its size.
+    start_to_close_timeout=timedelta(hours=12),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Inspect a file, or plan its next chunks."""
+
+LOAD_CHUNK = ActivityConfig(
+    task_queue=LOADS,
+    start_to_close_timeout=timedelta(hours=1),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+    # A cancelled load counts what it committed, so it has to hear how each chunk in flight ended.
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
+"""Load or check one chunk."""
+
+CHUNKS_IN_FLIGHT = 4
+"""Chunks of one load at a time: two for each of two worker processes, so that one reads while the other commits."""
+
+FIRST_WINDOW = 4
+LARGEST_WINDOW = 32
+"""Chunks planned at once. The first window is small, because no row is loaded before it is planned."""
