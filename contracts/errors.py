@@ -6,6 +6,11 @@ secret or a connection string.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contracts.record import FieldError
+
 
 class PipelinesError(Exception):
     """Every error that this project raises on purpose."""
@@ -47,6 +52,16 @@ class FileRefusedError(TerminalError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RecordRefusedError(TerminalError):
+    """A record failed validation, or `process` refused it; `errors` says why, field by field."""
+
+    code = "record_refused"
+
+    def __init__(self, errors: tuple[FieldError, ...]) -> None:
+        super().__init__("; ".join(f"{error.field or 'record'}: {error.message}" for error in errors[:5]))
+        self.errors = errors
 
 
 class ObjectMissingError(TerminalError):
