@@ -6,7 +6,9 @@ history grows with the number of its chunks only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from contracts.record import Frozen
 from contracts.units import Unit
@@ -240,6 +242,6 @@ class LoadRun(LoadInput):
     receipts do not match.
     """
 
-    chunk_bytes: int = 8 * 1024 * 1024
-    chunks_per_run: int = 500
+    chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * 1024
+    chunks_per_run: Annotated[int, Field(ge=1)] = 500
     carried: Carried | None = None

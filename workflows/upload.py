@@ -8,6 +8,7 @@ the object store; history holds names, ranges and counts.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
@@ -36,6 +37,15 @@ CHUNKS_PER_NOTE = 16
 """Chunks between two notes of the summary in the memo, where `status` reads it even when no worker runs."""
 
 
+@dataclasses.dataclass
+class Decision:
+    """What an operator asked of a waiting load, and what became of it."""
+
+    request: ResumeLoad
+    answered: bool = False
+    refusal: ApplicationError | None = None
+
+
 @workflow.defn(name="Upload")
 class Upload:
     """Inspect the file, check it if that was asked, load it, and wait for corrections if that was asked."""
@@ -49,9 +59,7 @@ class Upload:
         self.status: LoadStatus = "running"
         self.reason = ""
         self.unnoted = 0
-        # The decision of an operator, and what became of it.
-        self.decision: ResumeLoad | None = None
-        self.refusal: ApplicationError | None = None
+        self.decision: Decision | None = None
 
     @workflow.run
     async def run(self, run: LoadRun) -> LoadSummary:
@@ -156,30 +164,35 @@ class Upload:
             except ActivityError as error:
                 if is_cancelled_exception(error):
                     raise
-                self.refusal = clean(error)
-                self.decision = None
+                self.answer(clean(error))
                 continue
             self.tell("running", "")
-            self.decision = None
+            self.answer()
             return
 
     async def take_decision(self) -> None:
         """Inspect the corrected file, if there is one. A file that cannot be read leaves the load waiting."""
-        corrected = self.decision.corrected if self.decision else None
+        corrected = self.decision.request.corrected if self.decision else None
         if corrected is None:
             self.carry(accepted=True)
             return
         text = await self.inspect(corrected)
         self.carry(correction=Correction(file=corrected, text=text))
 
+    def answer(self, refusal: ApplicationError | None = None) -> None:
+        """Let the operator know what became of the decision, if one is open."""
+        if self.decision is not None:
+            self.decision.refusal = refusal
+            self.decision.answered = True
+            self.decision = None
+
     @workflow.update
     async def resume(self, request: ResumeLoad) -> LoadSummary:
         """Go on, with a corrected file or in spite of the rejects. Answers once the file was found readable."""
-        self.refusal = None
-        self.decision = request
-        await workflow.wait_condition(lambda: self.decision is None)
-        if self.refusal is not None:
-            raise self.refusal
+        decision = self.decision = Decision(request)
+        await workflow.wait_condition(lambda: decision.answered)
+        if decision.refusal is not None:
+            raise decision.refusal
         return self.summary()
 
     @resume.validator
@@ -323,9 +336,7 @@ class Upload:
 
     async def abandon_decision(self, reason: str) -> None:
         """Tell an operator whose decision is still open that it will not be carried out."""
-        if self.decision is not None:
-            self.refusal = ApplicationError(reason, type="NotWaiting")
-            self.decision = None
+        self.answer(ApplicationError(reason, type="NotWaiting"))
         await workflow.wait_condition(workflow.all_handlers_finished)
 
 
