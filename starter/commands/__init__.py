@@ -1,0 +1,1 @@
+"""One module per group of commands. Only typer is imported at their top, so that `--help` answers at once."""
