@@ -7,6 +7,7 @@ Guarantee: a declaration that constructs without an error is consistent; every m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -75,8 +76,13 @@ def row_model(process: Process) -> type[BaseModel]:
     if not callable(process):
         message = f"process {name} is not callable"
         raise DeclarationError(message)
+    called: Any = process
+    while isinstance(called, functools.partial):
+        called = called.func
+    if not (inspect.isroutine(called) or isinstance(called, type)):
+        called = type(called).__call__
     try:
-        hint = get_type_hints(process).get("return")
+        hint = get_type_hints(called).get("return")
     except NameError as error:
         message = f"process {name}: its return annotation cannot be resolved ({error})"
         raise DeclarationError(message) from error
@@ -93,6 +99,8 @@ def row_model(process: Process) -> type[BaseModel]:
 
 def is_async(process: Process) -> bool:
     """Say whether `process` has to be awaited."""
+    while isinstance(process, functools.partial):
+        process = process.func
     return inspect.iscoroutinefunction(process) or inspect.iscoroutinefunction(
         getattr(cast("Any", process), "__call__", None)  # noqa: B004  - the method itself is inspected
     )

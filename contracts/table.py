@@ -15,7 +15,16 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 from uuid import UUID
 
-from pydantic import BaseModel, NaiveDatetime, TypeAdapter
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    FutureDate,
+    FutureDatetime,
+    NaiveDatetime,
+    PastDate,
+    PastDatetime,
+    TypeAdapter,
+)
 from pydantic_core import SchemaSerializer, core_schema
 
 from contracts.errors import DeclarationError
@@ -30,7 +39,8 @@ Row = tuple[Any, ...]
 IDENTIFIER = re.compile(r"^[a-z_][a-z0-9_]{0,62}$")
 RECEIPT_COLUMN = "receipt"
 
-SCALARS: dict[type, str] = {
+# To a type checker pydantic's dates are `Annotated`; when the program runs they are classes of their own.
+SCALARS: dict[Any, str] = {
     bool: "boolean",
     int: "bigint",
     float: "double precision",
@@ -42,6 +52,12 @@ SCALARS: dict[type, str] = {
     timedelta: "interval",
     Decimal: "numeric",
     UUID: "uuid",
+    AwareDatetime: "timestamp with time zone",
+    PastDatetime: "timestamp with time zone",
+    FutureDatetime: "timestamp with time zone",
+    NaiveDatetime: "timestamp without time zone",
+    PastDate: "date",
+    FutureDate: "date",
 }
 
 
@@ -148,7 +164,7 @@ def column_of(model: type[BaseModel], field: str) -> Column:
     info = model.model_fields[field]
     annotation, nullable = without_none(info.annotation)
     naive = any(item is NaiveDatetime or type(item).__name__ == "NaiveDatetime" for item in info.metadata)
-    kind = "timestamp without time zone" if naive or annotation is NaiveDatetime else type_of(annotation)
+    kind = "timestamp without time zone" if naive else type_of(annotation)
     if kind is None:
         message = f"{model.__name__}.{field}: no PostgreSQL type is known that holds every {info.annotation}"
         raise DeclarationError(message)
