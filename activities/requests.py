@@ -1,0 +1,65 @@
+"""The one activity behind a request: validate, process, write.
+
+Guarantee: when it returns, the record is committed in the sink exactly once, however often it was tried.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from temporalio import activity
+
+from activities.failures import conflict, rejection, translated
+from activities.process import run_process
+from activities.validate import check_values, validate_payload
+from contracts.errors import UnknownPipelineError
+from contracts.ports import Item
+from contracts.record import FieldError
+from contracts.requests import RequestInput, RequestResult
+from contracts.units import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from contracts.pipeline import Pipeline
+    from contracts.ports import Sink
+
+
+def find_pipeline(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
+    """Look a pipeline up. Raises `UnknownPipelineError`."""
+    try:
+        return pipelines[name]
+    except KeyError:
+        message = f"this worker has no pipeline {name!r}; it has {', '.join(sorted(pipelines)) or 'none'}"
+        raise UnknownPipelineError(message) from None
+
+
+class RequestActivities:
+    """Activities of the request patterns, over the pipelines and the sink they were built with."""
+
+    def __init__(self, pipelines: Mapping[str, Pipeline], sink: Sink) -> None:
+        self.pipelines = pipelines
+        self.sink = sink
+
+    @activity.defn
+    async def store_record(self, request: RequestInput) -> RequestResult:
+        """Commit one request's record. Fails with `REJECTED` or `CONFLICT` when trying again cannot help."""
+        with translated():
+            pipeline = find_pipeline(self.pipelines, request.pipeline)
+            check_values(request.record)
+            row = await run_process(pipeline, validate_payload(pipeline, request.record))
+            if row is None:
+                return RequestResult(record=None)
+            item = Item(
+                unit=Unit.alone(pipeline.name, f"request/{request.key}"),
+                fingerprint=request.fingerprint,
+                row=pipeline.table.row_of(row),
+            )
+            await self.sink.prepare(pipeline.table)
+            [outcome] = await self.sink.write(pipeline.table, [item])
+        if outcome.status == "refused":
+            raise rejection([FieldError(field=outcome.column, code=outcome.code, message=outcome.message)])
+        if outcome.status == "conflict":
+            raise conflict(request.key)
+        return RequestResult(record=None if outcome.record is None else json.loads(outcome.record))

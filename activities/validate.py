@@ -1,0 +1,222 @@
+"""The strict edge for JSON: text to object, object to record. The CLI and the activities use the same functions.
+
+Guarantee: what passes can be stored without loss; what does not is refused with field, code and message, and
+the message never repeats the input. Strings in JSON are never read as numbers, nor numbers as strings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import ValidationError
+
+from contracts.errors import RecordRefusedError
+from contracts.record import FieldError, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import JsonValue
+
+    from contracts.pipeline import Pipeline
+
+MOST_BYTES = 1 << 20
+MOST_DEPTH = 32
+MOST_DIGITS = 4300
+EXACT_DIGITS = 15
+"""A decimal of so many characters and without an exponent always survives the trip through a double."""
+
+SUSPECT = re.compile(r"\x00|\\u0000|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class InexactFloat(float):
+    """A JSON number that a double cannot hold exactly: fine for a float field, never for a Decimal."""
+
+
+def refuse(code: str, message: str, field: str = "") -> NoReturn:
+    """Refuse a record for one reason."""
+    raise RecordRefusedError((FieldError(field=field, code=code, message=message),))
+
+
+def parse_json(text: bytes | str) -> dict[str, JsonValue]:
+    """Read one JSON object. Raises `RecordRefusedError` for everything that is not plainly one."""
+    if len(text) > MOST_BYTES or (isinstance(text, str) and len(text.encode(errors="replace")) > MOST_BYTES):
+        refuse("too_long", f"a record may have at most {MOST_BYTES} bytes")
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            refuse("invalid_utf8", f"the text is not UTF-8: byte {error.start} fits no character")
+    try:
+        value = DECODER.decode(text.removeprefix("\ufeff").strip(" \t\r\n"))
+    except json.JSONDecodeError as error:
+        refuse("json_invalid", f"invalid JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+    except RecursionError:
+        refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
+    if not isinstance(value, dict):
+        refuse("json_object", "a record is a JSON object, such as {\"name\": \"value\"}")
+    if text.count("{") + text.count("[") > MOST_DEPTH or SUSPECT.search(text):
+        check_values(value)
+    return value
+
+
+def check_values(payload: Mapping[str, JsonValue]) -> None:
+    """Refuse what no sink can hold: NUL characters, lone surrogates, NaN and infinities, deep nesting."""
+    errors = tuple(faults(payload, "", 1))
+    if errors:
+        raise RecordRefusedError(errors)
+
+
+def faults(value: JsonValue | Mapping[str, JsonValue], path: str, depth: int) -> Iterator[FieldError]:
+    """Find the faults of a value and of all that it contains."""
+    if isinstance(value, str):
+        yield from text_faults(value, path)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield FieldError(field=path, code="finite_number", message="NaN and infinities are no values")
+    elif isinstance(value, dict | list):
+        if depth > MOST_DEPTH:
+            message = f"objects and lists may be nested at most {MOST_DEPTH} deep"
+            yield FieldError(field=path, code="too_deep", message=message)
+            return
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in pairs:
+            if isinstance(name, str):
+                yield from text_faults(name, path)
+            inner = SURROGATE.sub("\ufffd", str(name))
+            yield from faults(item, f"{path}.{inner}" if path else inner, depth + 1)
+
+
+def text_faults(text: str, path: str) -> Iterator[FieldError]:
+    """Find what PostgreSQL's text cannot hold."""
+    if "\0" in text:
+        yield FieldError(field=path, code="nul_character", message="NUL characters cannot be stored")
+    if SURROGATE.search(text):
+        yield FieldError(field=path, code="lone_surrogate", message="a lone surrogate is no character")
+
+
+def read_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; a name that stands in it twice would silently lose a value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                refuse("duplicate_key", "the name stands twice in one object", SURROGATE.sub("\ufffd", name))
+            seen.add(name)
+    return value
+
+
+def read_float(text: str) -> float:
+    """Read a number with a fraction or an exponent, and remember if a double cannot hold it."""
+    value = float(text)
+    if not math.isfinite(value):
+        refuse("number_range", "a number is beyond the range of a double")
+    if len(text) <= EXACT_DIGITS and "e" not in text and "E" not in text:
+        return value
+    return value if exact(text, value) else InexactFloat(value)
+
+
+def exact(text: str, value: float) -> bool:
+    """Say whether the shortest form of the double is the number that was written."""
+    try:
+        return Decimal(text) == Decimal(repr(value))
+    except ArithmeticError:
+        return False
+
+
+def read_int(text: str) -> int:
+    """Read an integer of a length that can still be read in no time."""
+    if len(text) > MOST_DIGITS:
+        refuse("number_range", f"an integer may have at most {MOST_DIGITS} digits")
+    return int(text)
+
+
+def read_constant(name: str) -> NoReturn:
+    """Refuse NaN and the infinities, which JSON does not have."""
+    refuse("finite_number", f"{name} is no JSON value")
+
+
+DECODER = json.JSONDecoder(
+    object_pairs_hook=read_pairs, parse_float=read_float, parse_int=read_int, parse_constant=read_constant
+)
+
+
+def validate_payload(pipeline: Pipeline, payload: Mapping[str, JsonValue]) -> Record:
+    """Validate a JSON object in pydantic's strict JSON mode. Raises `RecordRefusedError`."""
+    model = pipeline.record
+    errors = tuple(imprecise(model, payload))
+    if errors:
+        raise RecordRefusedError(errors)
+    try:
+        text = json.dumps(payload, allow_nan=False)
+    except ValueError:
+        refuse("finite_number", "NaN and infinities are no values")
+    except RecursionError:
+        refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
+    try:
+        return model.__pydantic_validator__.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecordRefusedError(field_errors_of(error)) from None
+
+
+def field_errors_of(error: ValidationError) -> tuple[FieldError, ...]:
+    """Take path, code and message from pydantic's errors, and leave the input out."""
+    return tuple(
+        FieldError(field=".".join(map(str, item["loc"])), code=item["type"], message=item["msg"])
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    )
+
+
+def imprecise(model: type[Record], payload: Mapping[str, JsonValue]) -> Iterator[FieldError]:
+    """Find numbers for Decimal fields that were rounded when they were read as JSON."""
+    for name in decimal_fields(model):
+        if name in payload and holds_inexact(payload[name]):
+            message = "the number has more digits than a JSON number keeps: send it as a string"
+            yield FieldError(field=name, code="number_precision", message=message)
+
+
+def holds_inexact(value: JsonValue) -> bool:
+    """Say whether a value is or contains a rounded number."""
+    if isinstance(value, dict):
+        return any(map(holds_inexact, value.values()))
+    if isinstance(value, list):
+        return any(map(holds_inexact, value))
+    return isinstance(value, InexactFloat)
+
+
+@lru_cache(maxsize=256)
+def decimal_fields(model: type[Record]) -> tuple[str, ...]:
+    """Name the fields, by every name they accept, whose type mentions Decimal at any depth."""
+    names: list[str] = []
+    for name, info in model.model_fields.items():
+        if mentions_decimal(info.annotation, set()):
+            names.append(name)
+            names.extend(alias for alias in (info.alias, info.validation_alias) if isinstance(alias, str))
+    return tuple(dict.fromkeys(names))
+
+
+def mentions_decimal(annotation: Any, seen: set[Any]) -> bool:
+    """Look for Decimal in a type, its arguments and its models."""
+    if annotation is Decimal:
+        return True
+    if any(mentions_decimal(item, seen) for item in getattr(annotation, "__args__", ())):
+        return True
+    fields = getattr(annotation, "model_fields", None)
+    if not isinstance(annotation, type) or fields is None or annotation in seen:
+        return False
+    seen.add(annotation)
+    return any(mentions_decimal(info.annotation, seen) for info in fields.values())
+
+
+def fingerprint(payload: Mapping[str, JsonValue]) -> str:
+    """Identify a payload: the SHA-256 of its canonical JSON (sorted names, no spaces), in hexadecimal."""
+    text = json.dumps(payload, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
