@@ -1,0 +1,57 @@
+"""`python -m bench`: measure against raw COPY and a bare workflow, and print ratios beside their goals.
+
+It starts a stack of its own, away from any other, and never fails for being slow: only for being wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bench.loads import measure_memory, measure_speed, warm_up
+from bench.orders import write_orders
+from bench.report import Measure, save, show
+from bench.requests import measure_submit
+from bench.servers import BenchError, running
+
+PARTS = ("load", "submit", "memory")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the file (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: %(default)s)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure this part; may be repeated")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure what was asked for; returns the exit status."""
+    options = arguments()
+    parts = options.only or PARTS
+    measures: list[Measure] = []
+    try:
+        with running() as servers:
+            path = servers.folder / "orders.csv"
+            write_orders(path, options.rows)
+            print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:.0f} MB, {options.workers} workers", flush=True)
+            servers.start_workers(options.workers)
+            warm_up(servers)
+            if "load" in parts:
+                measures += measure_speed(servers, path, options.rows, options.rounds)
+            if "submit" in parts:
+                measures += measure_submit(servers, options.rounds)
+            if "memory" in parts:
+                measures += measure_memory(servers, path, options.rows, options.workers)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    show(measures)
+    print(f"written to {save(measures, rows=options.rows, rounds=options.rounds, workers=options.workers)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
