@@ -1,0 +1,73 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere; always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from starter.output import Output
+from starter.tickets import TicketState
+
+LINE_SECONDS = 2.0
+
+
+class Report:
+    """Show how many bytes of a whole are done, with a remark; use it as a context manager."""
+
+    def __init__(self, output: Output, title: str) -> None:
+        self._output = output
+        self._title = title
+        self._began = time.monotonic()
+        self._said = 0.0
+        self._last = ""
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                DownloadColumn(),
+                TextColumn("{task.fields[remark]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._row = self._bar.add_task(title, total=None, remark="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, done: int, total: int, remark: str = "") -> None:
+        """Say that `done` of `total` bytes are done; a `total` of 0 is unknown."""
+        if self._bar and self._row is not None:
+            self._bar.update(self._row, completed=done, total=total or None, remark=remark)
+            return
+        now = time.monotonic()
+        line = f"{self._title}: {done:,} of {total:,} bytes" if total else f"{self._title}: {done:,} bytes"
+        line += f", {remark}" if remark else ""
+        if now - self._said >= LINE_SECONDS and line != self._last:
+            left = (now - self._began) * (total - done) / done if 0 < done < total else 0
+            self._output.note(f"{line}, about {left:.0f} s left" if left else line)
+            self._said, self._last = now, line
+
+    def show_state(self, state: TicketState) -> None:
+        """Show how a load stands: bytes, rows and rows a second."""
+        rows = state.counts.read
+        seconds = max(time.monotonic() - self._began, 0.001)
+        remark = f"{rows:,} rows, {rows / seconds:,.0f}/s"
+        if state.counts.rejected:
+            remark += f", {state.counts.rejected:,} rejected"
+        summary = state.summary
+        self.show(summary.done_bytes if summary else 0, summary.total_bytes if summary else 0, remark)

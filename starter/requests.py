@@ -1,0 +1,155 @@
+"""Requests as a library: what `submit` does, for the command line and for whoever else accepts records.
+
+Guarantee: "accepted" and "committed" are said only about a run that Temporal holds; one key is one run, so a repeat
+gets the first run's answer, and the same key with another payload is a conflict. The deadline ends the wait only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from datetime import timedelta
+
+from pydantic import TypeAdapter
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from activities.validate import fingerprint, parse_json, validate_payload
+from contracts.errors import RecordRefusedError
+from contracts.pipeline import Pipeline
+from contracts.record import FieldError
+from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult, SubmitAnswer
+from starter.exits import CommandError, Exit
+from starter.services import Settings, is_outage, link, naming_temporal
+from workflows.options import PATTERN, PIPELINE, PIPELINES
+from workflows.submit import Submit
+
+DEADLINE = timedelta(seconds=10)
+LONGEST_KEY = 255
+"""As many characters as AWS and Stripe allow in an idempotency key."""
+
+PAUSE = 0.25
+"""Seconds between looks while Temporal does not answer."""
+
+FIELD_ERRORS = TypeAdapter(tuple[FieldError, ...])
+
+
+def ticket_of(pipeline: str, key: str) -> str:
+    """Name the one run that a key of a pipeline has."""
+    return f"request/{pipeline}/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def check_key(key: str) -> str:
+    """Refuse a key that cannot be stored as it is. Raises `CommandError`."""
+    if not 0 < len(key) <= LONGEST_KEY or not key.isprintable():
+        message = f"A key has 1 to {LONGEST_KEY} printable characters."
+        raise CommandError(Exit.USAGE, message)
+    return key
+
+
+async def submit(
+    client: Client,
+    settings: Settings,
+    pipeline: Pipeline,
+    body: bytes | str,
+    key: str | None = None,
+    deadline: timedelta = DEADLINE,
+) -> SubmitAnswer:
+    """Send one record through a pipeline and wait for the outcome, at most until the deadline.
+
+    `body` is the JSON text of the record. Without a key the call is a new request, and the answer has its key. A
+    record that is not valid starts nothing: its answer has an empty ticket and link. A run that failed or was rejected
+    may be tried again under the same key. Raises `UnavailableError` while Temporal does not answer.
+    """
+    key = uuid.uuid4().hex if key is None else check_key(key)
+    try:
+        payload = parse_json(body)
+        validate_payload(pipeline, payload)
+    except RecordRefusedError as error:
+        return SubmitAnswer(ticket="", key=key, status="rejected", errors=tuple(error.errors), url="")
+    request = RequestInput(pipeline=pipeline.name, key=key, fingerprint=fingerprint(payload), record=payload)
+    ticket = ticket_of(pipeline.name, key)
+    answer = SubmitAnswer(ticket=ticket, key=key, status="accepted", url=link(settings, ticket))
+    end = time.monotonic() + deadline.total_seconds()
+    with naming_temporal(settings):
+        try:
+            handle = await start(client, request, ticket)
+        except WorkflowAlreadyStartedError as error:
+            handle = client.get_workflow_handle_for(Submit.run, ticket, run_id=error.run_id)
+            answer = answer.model_copy(update={"repeat": True})
+            described = await handle.describe()
+            if await described.memo_value("fingerprint", "", type_hint=str) != request.fingerprint:
+                refused = FieldError(field="", code="conflict", message="this key was used with another payload")
+                return answer.model_copy(update={"status": "conflict", "errors": (refused,)})
+    return await answer_of(handle, answer, end)
+
+
+async def start(client: Client, request: RequestInput, ticket: str) -> WorkflowHandle[Submit, RequestResult]:
+    """Make Temporal's history responsible for the request. Raises `WorkflowAlreadyStartedError` for a repeat."""
+    return await client.start_workflow(
+        Submit.run,
+        request,
+        id=ticket,
+        task_queue=PIPELINES,
+        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        memo={"fingerprint": request.fingerprint},
+        search_attributes=TypedSearchAttributes(
+            [
+                SearchAttributePair(PIPELINE, request.pipeline),
+                SearchAttributePair(PATTERN, "submit"),
+            ]
+        ),
+        static_summary=f"one record for {request.pipeline}, key {request.key}"[:200],
+    )
+
+
+async def answer_of(handle: WorkflowHandle[Submit, RequestResult], answer: SubmitAnswer, end: float) -> SubmitAnswer:
+    """Wait for a run's result until `end` on the monotonic clock; outages of Temporal only cost time."""
+    while (left := end - time.monotonic()) > 0:
+        try:
+            async with asyncio.timeout(left):
+                result = await handle.result()
+        except TimeoutError:
+            break
+        except WorkflowFailureError as failure:
+            status, errors = explain_failure(failure)
+            return answer.model_copy(update={"status": status, "errors": errors})
+        except RPCError as error:
+            if not is_outage(error):
+                raise
+            await asyncio.sleep(min(PAUSE, max(0.0, end - time.monotonic())))
+            continue
+        return answer.model_copy(update={"status": "committed", "record": result.record})
+    return answer
+
+
+def explain_failure(failure: WorkflowFailureError) -> tuple[str, tuple[FieldError, ...]]:
+    """Say what a failed request's caller is told: a status and its field errors."""
+    cause = failure.cause
+    if isinstance(cause, ApplicationError):
+        if cause.type == REJECTED:
+            return "rejected", field_errors(cause)
+        if cause.type == CONFLICT:
+            return "conflict", field_errors(cause)
+        return "failed", (FieldError(field="", code=cause.type or "failed", message=cause.message),)
+    code = "cancelled" if isinstance(cause, CancelledError) else "failed"
+    return "failed", (FieldError(field="", code=code, message=str(cause)),)
+
+
+def field_errors(cause: ApplicationError) -> tuple[FieldError, ...]:
+    """Read the field errors from a failure's details, which hold them as one list or one by one."""
+    details = list(cause.details)
+    if len(details) == 1 and isinstance(details[0], list):
+        details = details[0]
+    found = FIELD_ERRORS.validate_python(details)
+    return found or (FieldError(field="", code=str(cause.type or "failed").lower(), message=cause.message),)

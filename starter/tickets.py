@@ -1,0 +1,206 @@
+"""Tickets: how the run behind a ticket stands, whatever its pattern, also while workers or Temporal are down.
+
+Guarantee: a state is never better than what Temporal says about the run; counts come from the run itself while it
+answers, and else from the memo that it kept last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
+
+from pydantic import JsonValue
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowQueryFailedError,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from contracts.errors import UnavailableError
+from contracts.loads import Counts, LoadStatus, LoadSummary
+from contracts.record import FieldError, Frozen
+from contracts.requests import RequestResult
+from starter.exits import CommandError, Exit
+from starter.requests import explain_failure
+from starter.services import Settings, is_outage, link, naming_temporal
+from workflows.upload import Upload
+
+PATTERNS = {"request": "submit", "upload": "upload"}
+"""The first word of a ticket, and the pattern that gives such tickets."""
+
+PARTS = 3
+QUERY_TIMEOUT = timedelta(seconds=1)
+PATIENCE = 300.0
+"""Seconds that a wait survives without an answer of Temporal."""
+
+FIRST_LOOK, SLOWEST_LOOK = 0.1, 1.0
+"""Seconds between two looks at a run: short loads end quickly, long ones are not bothered."""
+
+OVER: Mapping[LoadStatus, Exit] = {
+    "completed": Exit.DONE,
+    "failed": Exit.FAILED,
+    "cancelled": Exit.FAILED,
+    "stopped": Exit.STOPPED,
+}
+"""The final statuses, and the exit status of a command that waited for them."""
+
+
+class TicketState(Frozen):
+    """How a ticket's run stands. `reason` explains every status but `running` and `completed`."""
+
+    ticket: str
+    status: LoadStatus
+    url: str
+    pipeline: str
+    pattern: str
+    counts: Counts
+    reason: str = ""
+    summary: LoadSummary | None = None
+    record: dict[str, JsonValue] | None = None
+    errors: tuple[FieldError, ...] = ()
+
+    @property
+    def exit(self) -> Exit:
+        """Give the exit status of a command that waited: a load that is not over was only accepted."""
+        return OVER.get(self.status, Exit.ACCEPTED)
+
+    def document(self) -> dict[str, object]:
+        """Build the JSON answer of the commands that wait or ask."""
+        return {
+            "ticket": self.ticket,
+            "status": self.status,
+            "url": self.url,
+            "pipeline": self.pipeline,
+            "pattern": self.pattern,
+            "counts": self.counts.model_dump(include={"read", "written", "rejected", "duplicates"}),
+        }
+
+    def lines(self) -> list[str]:
+        """Say the same to people."""
+        counts = self.counts
+        found = [
+            f"{self.ticket}: {self.status}" + (f" ({self.reason})" if self.reason else ""),
+            f"  read {counts.read:,} · written {counts.written:,} · rejected {counts.rejected:,} · "
+            f"duplicates {counts.duplicates:,}" + (f" · dropped {counts.dropped:,}" if counts.dropped else ""),
+        ]
+        found += [f"  {error.field or 'record'}: {error.message} [{error.code}]" for error in self.errors]
+        if counts.rejected and self.pattern == "upload":
+            found.append(f"  rejects: starter rejects {self.ticket}")
+        if self.status == "waiting":
+            found.append(f"  go on:   starter resume {self.ticket} [CORRECTED]   or   starter cancel {self.ticket}")
+        return [*found, f"  {self.url}"]
+
+
+def parts_of(ticket: str) -> tuple[str, str]:
+    """Take pattern and pipeline from a ticket. Raises `CommandError` if it is none."""
+    parts = ticket.split("/")
+    if len(parts) < PARTS or parts[0] not in PATTERNS:
+        message = f"No such ticket: {ticket!r}. A ticket begins with {' or '.join(f'{name}/' for name in PATTERNS)}."
+        raise CommandError(Exit.UNKNOWN, message)
+    return PATTERNS[parts[0]], parts[1]
+
+
+async def describe(client: Client, settings: Settings, ticket: str) -> WorkflowExecutionDescription:
+    """Ask Temporal for a ticket's latest run. Raises `CommandError` if there is none, `UnavailableError`."""
+    parts_of(ticket)
+    try:
+        with naming_temporal(settings):
+            return await client.get_workflow_handle(ticket).describe()
+    except RPCError as error:
+        if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
+            message = f"No such ticket: {ticket!r}."
+            raise CommandError(Exit.UNKNOWN, message) from error
+        raise
+
+
+async def look(client: Client, settings: Settings, ticket: str) -> TicketState:
+    """Say how a ticket stands now. Raises `CommandError` if there is no such ticket, `UnavailableError`."""
+    described = await describe(client, settings, ticket)
+    pattern, pipeline = parts_of(ticket)
+    state = TicketState(
+        ticket=ticket,
+        status=status_of(described),
+        url=link(settings, ticket),
+        pipeline=pipeline,
+        pattern=pattern,
+        counts=Counts(),
+    )
+    with naming_temporal(settings):
+        return await (look_at_load if pattern == "upload" else look_at_request)(client, described, state)
+
+
+def status_of(described: WorkflowExecutionDescription) -> LoadStatus:
+    """Translate what Temporal says about a run."""
+    if described.status in {WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.CONTINUED_AS_NEW}:
+        return "running"
+    if described.status is WorkflowExecutionStatus.COMPLETED:
+        return "completed"
+    return "cancelled" if described.status is WorkflowExecutionStatus.CANCELED else "failed"
+
+
+async def look_at_request(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add what a request's result says."""
+    if state.status == "running":
+        return state.model_copy(update={"counts": Counts(read=1)})
+    handle = client.get_workflow_handle(state.ticket, run_id=described.run_id, result_type=RequestResult)
+    try:
+        result = await handle.result(follow_runs=False)
+    except WorkflowFailureError as failure:
+        verdict, errors = explain_failure(failure)
+        counts = Counts(read=1, rejected=1) if verdict == "rejected" else Counts(read=1)
+        return state.model_copy(update={"reason": verdict, "errors": errors, "counts": counts})
+    kept = Counts(read=1, dropped=1) if result.record is None else Counts(read=1, written=1)
+    return state.model_copy(update={"counts": kept, "record": result.record})
+
+
+async def look_at_load(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add a load's own summary: from the run if a worker answers in time, else from its memo."""
+    summary = await described.memo_value("summary", None, type_hint=LoadSummary)
+    if state.status == "running":
+        handle = client.get_workflow_handle_for(Upload.run, state.ticket, run_id=described.run_id)
+        try:
+            summary = await handle.query(Upload.summary, rpc_timeout=QUERY_TIMEOUT)
+        except (RPCError, WorkflowQueryFailedError):
+            pass  # no worker at the moment, or the run has just ended: the memo has to do
+        except TimeoutError:
+            pass
+    if summary is None:
+        return state
+    status, reason = state.status, summary.reason
+    if status == "running" and summary.status == "waiting":
+        status = "waiting"
+    elif status == "completed":
+        status = summary.status if summary.status in OVER else "completed"
+    elif status in {"failed", "cancelled"} and summary.status != status:
+        reason = (
+            reason or f"the run was ended from outside: {described.status.name.lower() if described.status else ''}"
+        )
+    return state.model_copy(update={"status": status, "reason": reason, "counts": summary.counts, "summary": summary})
+
+
+async def watch(
+    client: Client, settings: Settings, ticket: str, *, through_waiting: bool = False
+) -> AsyncIterator[TicketState]:
+    """Yield a ticket's state again and again, the last time when it is over or, unless told otherwise, waiting.
+
+    Temporal may be gone for up to five minutes in between. Raises `UnavailableError` after that.
+    """
+    pause, answered = FIRST_LOOK, time.monotonic()
+    while True:
+        try:
+            state = await look(client, settings, ticket)
+        except (UnavailableError, RPCError) as error:
+            if not is_outage(error) or time.monotonic() - answered > PATIENCE:
+                raise
+        else:
+            answered = time.monotonic()
+            yield state
+            if state.status in OVER or (state.status == "waiting" and not through_waiting):
+                return
+        await asyncio.sleep(pause)
+        pause = min(SLOWEST_LOOK, pause * 1.5)

@@ -1,0 +1,122 @@
+"""The command line as a subprocess, against the real servers and real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from starter.stack import Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINES = "pipelines,tests.acceptance.declared"
+SECONDS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    exit: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document = json.loads(self.out)
+        assert isinstance(document, dict)
+        return document
+
+
+@dataclasses.dataclass(frozen=True)
+class Starter:
+    """Runs `starter` with an environment."""
+
+    environ: Mapping[str, str]
+    folder: Path
+
+    def __call__(self, *arguments: str | bytes, stdin: bytes = b"", plain: bool = False) -> Ran:
+        command = [sys.executable, "-m", "starter", *([] if plain else ["--json"]), *arguments]
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            env=dict(self.environ),
+            cwd=self.folder,
+            timeout=SECONDS,
+            check=False,
+        )
+        ran = Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    def but(self, **environ: str) -> Starter:
+        return dataclasses.replace(self, environ={**self.environ, **environ})
+
+    def file(self, name: str, content: bytes) -> str:
+        path = self.folder / name
+        path.write_bytes(content)
+        return str(path)
+
+    def select(self, sql: str) -> list[tuple[Any, ...]]:
+        """Read the table in a way that shares nothing with the product."""
+
+        async def fetch() -> list[tuple[Any, ...]]:
+            connection = await asyncpg.connect(self.environ["DATABASE_URL"])
+            try:
+                return [tuple(row) for row in await connection.fetch(sql)]
+            finally:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(fetch())).result()
+
+
+@pytest.fixture(scope="session")
+def environ(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    none = str(tmp_path_factory.mktemp("none"))
+    return {**kept, **stack.environment, "PIPELINES": PIPELINES, "PYTHONPATH": str(ROOT), "STACK_DIR": none}
+
+
+@pytest.fixture(scope="session")
+def workers(environ: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    log = tmp_path_factory.mktemp("workers") / "log"
+    with log.open("wb") as file:
+        found = [
+            subprocess.Popen([sys.executable, "-m", "workers"], env=environ, cwd=ROOT, stdout=file, stderr=file)
+            for _ in range(2)
+        ]
+    yield
+    for process in found:
+        process.terminate()
+    for process in found:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    print(log.read_text()[-3000:])
+
+
+@pytest.fixture
+def starter(environ: dict[str, str], workers: None, tmp_path: Path) -> Starter:
+    return Starter(environ, tmp_path)
+
+
+@pytest.fixture
+def starter_alone(environ: dict[str, str], tmp_path: Path) -> Starter:
+    """Without the promise that workers run."""
+    return Starter(environ, tmp_path)

@@ -1,0 +1,36 @@
+"""Pipelines of the acceptance tests."""
+
+import asyncio
+from typing import Annotated
+
+from pydantic import Field
+
+from contracts import Pipeline, PostgresTable, Record
+from pipelines.flights import Flight, process
+
+
+class Note(Record):
+    id: int
+    text: Annotated[str, Field(min_length=1)]
+    amount: float | None = None
+
+
+class Slow(Record):
+    id: int
+
+
+async def slowly(record: Slow) -> Slow:
+    await asyncio.sleep(0.01)
+    return record
+
+
+notes = Pipeline(name="notes", record=Note, sink=PostgresTable("notes", key=("id",)))
+appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended", key=None))
+slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
+faulty_flights = Pipeline(
+    name="faulty_flights",
+    record=Flight,
+    process=process,
+    sink=PostgresTable("faulty_flights", key=("time_hour", "carrier", "flight")),
+    absent=("NA",),
+)
