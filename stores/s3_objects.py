@@ -22,9 +22,10 @@ from botocore.exceptions import ClientError
 from contracts.errors import ObjectChangedError, ObjectMissingError
 from contracts.ports import StoredObject
 from stores.s3_errors import CONNECTION_ERRORS, status_of, translated, unavailable, words_for
+from stores.s3_streams import PART_BYTES, in_parts, in_pieces, size_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator
 
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_s3.type_defs import CompletedPartTypeDef, GetObjectOutputTypeDef
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MIB = 1 << 20
-PART_BYTES = 8 * MIB
-PARTS_PER_SIZE = 1250
-"""An upload has at most 10,000 parts, so their size doubles every 1250: 10 GiB in parts of 8 MiB, 2.4 TiB in all."""
 PARTS_IN_FLIGHT = 3
-PIECE_BYTES = MIB
 READ_TRIES = 4
 """Requests in a row that may fail without one byte of progress before a read gives up."""
 ABORT_SECONDS = 10.0
@@ -344,58 +340,6 @@ class S3ObjectStore:
         except ClientError as error:
             if error.response["Error"]["Code"] not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                 raise
-
-
-async def in_parts(chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """Regroup a stream into the parts of an upload; all but the last are full."""
-    number = 0
-    limit = PART_BYTES
-    buffer = bytearray()
-    async for chunk in chunks:
-        view = memoryview(chunk)
-        while view:
-            taken = view[: limit - len(buffer)]
-            buffer += taken
-            view = view[len(taken) :]
-            if len(buffer) == limit:
-                yield bytes(buffer)
-                buffer.clear()
-                number += 1
-                limit = PART_BYTES << (number // PARTS_PER_SIZE)
-    if buffer:
-        yield bytes(buffer)
-
-
-async def in_pieces(answer: GetObjectOutputTypeDef, expected: int) -> AsyncGenerator[bytes, None]:
-    """Regroup a body into pieces of 1 MiB. What arrived before a cut is delivered before the error is raised."""
-    buffer = bytearray()
-    arrived = 0
-    failure: Exception | None = None
-    async with answer["Body"] as body:
-        while arrived < expected:
-            try:
-                received = await body.content.read(PIECE_BYTES - len(buffer))
-            except CONNECTION_ERRORS as error:
-                failure = error
-                break
-            if not received:
-                failure = ConnectionResetError(f"the answer ended {expected - arrived} bytes early")
-                break
-            arrived += len(received)
-            buffer += received
-            if len(buffer) == PIECE_BYTES:
-                yield bytes(buffer)
-                buffer.clear()
-        if buffer:
-            yield bytes(buffer)
-    if failure is not None:
-        raise failure
-
-
-def size_of(answer: GetObjectOutputTypeDef) -> int:
-    """Find the whole object's size in the answer to a ranged request."""
-    _, _, total = answer.get("ContentRange", "").rpartition("/")
-    return int(total) if total.isdecimal() else answer["ContentLength"]
 
 
 def check_range(start: int, end: int | None) -> None:

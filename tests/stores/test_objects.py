@@ -14,9 +14,10 @@ import pytest
 import pytest_asyncio
 
 from contracts.errors import ObjectChangedError, ObjectMissingError, ObjectRefusedError, UnavailableError
-from stores import s3_objects
+from stores import s3_streams
 from stores.memory_objects import MemoryObjectStore
-from stores.s3_objects import MIB, PART_BYTES, S3ObjectStore
+from stores.s3_objects import S3ObjectStore
+from stores.s3_streams import MIB, PART_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -284,9 +285,9 @@ async def test_a_stream_is_stored_in_bounded_memory(settings: Settings) -> None:
 
 
 async def test_parts_grow_so_that_any_size_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_objects, "PART_BYTES", 4)
-    monkeypatch.setattr(s3_objects, "PARTS_PER_SIZE", 2)
-    sizes = [len(part) async for part in s3_objects.in_parts(stream(b"x" * 30))]
+    monkeypatch.setattr(s3_streams, "PART_BYTES", 4)
+    monkeypatch.setattr(s3_streams, "PARTS_PER_SIZE", 2)
+    sizes = [len(part) async for part in s3_streams.in_parts(stream(b"x" * 30))]
     assert sizes == [4, 4, 8, 8, 6]
 
 
