@@ -1,0 +1,254 @@
+"""Rows as PostgreSQL reads them: text, value by value or a block at a time in the format of COPY.
+
+Guarantee: every value arrives as it was given or raises `ValueError`; none is adapted on the way. A timestamp
+without a zone is never given one, a zone is never dropped.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from operator import attrgetter
+from types import NoneType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from pydantic_core import from_json, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from contracts.table import Column, Row, Table
+
+AWARE = "timestamp with time zone"
+NAIVE = "timestamp without time zone"
+ABSENT = r"\N"
+SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+# Only these can hold a backslash, a tab or a line end; all others are copied unseen.
+ESCAPED = frozenset({"text", "jsonb", "bytea"})
+ZONE = attrgetter("tzinfo")
+
+
+def print_integer(value: Any) -> str:
+    """Print an integer; a bool is none."""
+    require("an integer", value, fits=isinstance(value, int) and not isinstance(value, bool))
+    return int.__repr__(value)
+
+
+def print_float(value: Any) -> str:
+    """Print a float so that it reads back as the same one."""
+    require("a number", value, fits=isinstance(value, int | float) and not isinstance(value, bool))
+    return float.__repr__(float(value))
+
+
+def print_decimal(value: Any) -> str:
+    """Print a decimal with its scale."""
+    require("a decimal", value, fits=isinstance(value, Decimal | int) and not isinstance(value, bool))
+    return str(value)
+
+
+def print_bool(value: Any) -> str:
+    """Print a truth value."""
+    require("true or false", value, fits=isinstance(value, bool))
+    return "t" if value else "f"
+
+
+def print_text(value: Any) -> str:
+    """Take a string as it is; of a subclass, its characters and not its `__str__`."""
+    require("text", value, fits=isinstance(value, str))
+    return str.__str__(value)
+
+
+def print_bytes(value: Any) -> str:
+    """Print bytes in PostgreSQL's hexadecimal form."""
+    require("bytes", value, fits=isinstance(value, bytes))
+    return rf"\x{value.hex()}"
+
+
+def print_aware(value: Any) -> str:
+    """Print a timestamp that has a zone."""
+    require("a timestamp with a zone", value, fits=isinstance(value, datetime) and value.utcoffset() is not None)
+    return str(value.isoformat())
+
+
+def print_naive(value: Any) -> str:
+    """Print a timestamp that has no zone: PostgreSQL would drop one in silence."""
+    require("a timestamp without a zone", value, fits=isinstance(value, datetime) and value.tzinfo is None)
+    return str(value.isoformat())
+
+
+def print_date(value: Any) -> str:
+    """Print a date that is no timestamp."""
+    require("a date", value, fits=isinstance(value, date) and not isinstance(value, datetime))
+    return str(value.isoformat())
+
+
+def print_time(value: Any) -> str:
+    """Print a time of day without a zone: PostgreSQL would drop one in silence."""
+    require("a time without a zone", value, fits=isinstance(value, time) and value.tzinfo is None)
+    return str(value.isoformat())
+
+
+def print_interval(value: Any) -> str:
+    """Print a duration by its parts, so that no rounding can touch the microseconds."""
+    require("a duration", value, fits=isinstance(value, timedelta))
+    return f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds"
+
+
+def print_uuid(value: Any) -> str:
+    """Print a UUID."""
+    require("a UUID", value, fits=isinstance(value, UUID))
+    return str(value)
+
+
+def print_json(value: Any) -> str:
+    """Print JSON as pydantic does. NaN stays NaN, which PostgreSQL refuses, rather than turning into null."""
+    return to_json(value, by_alias=False).decode()
+
+
+def require(wanted: str, value: Any, *, fits: bool) -> None:
+    """Raise `ValueError` for a value that the column's type does not hold; the value itself is not shown."""
+    if not fits:
+        message = f"{wanted} is needed, not {type(value).__name__}"
+        raise ValueError(message)
+
+
+PRINTERS: dict[str, Callable[[Any], str]] = {
+    "boolean": print_bool,
+    "bigint": print_integer,
+    "double precision": print_float,
+    "text": print_text,
+    "bytea": print_bytes,
+    AWARE: print_aware,
+    NAIVE: print_naive,
+    "date": print_date,
+    "time without time zone": print_time,
+    "interval": print_interval,
+    "numeric": print_decimal,
+    "uuid": print_uuid,
+    "jsonb": print_json,
+}
+
+# For columns whose values are all of exactly this type: a printer in C, without a check for each value.
+QUICK: dict[str, tuple[type, Callable[[Any], str]]] = {
+    "boolean": (bool, {True: "t", False: "f"}.__getitem__),
+    "bigint": (int, str),
+    "double precision": (float, repr),
+    "text": (str, str),
+    AWARE: (datetime, datetime.isoformat),
+    NAIVE: (datetime, datetime.isoformat),
+    "date": (date, date.isoformat),
+    "numeric": (Decimal, str),
+    "uuid": (UUID, str),
+}
+
+
+def print_value(column: Column, value: Any) -> str | None:
+    """Print one value for a column, or None if it is absent. Raises `ValueError`."""
+    if value is None:
+        return None
+    if isinstance(value, enum.Enum) and column.type != "jsonb":
+        value = value.value
+    try:
+        return PRINTERS[column.type](value)
+    except ValueError as error:
+        message = f"{column.name}: {error}"
+        raise ValueError(message) from error
+
+
+def print_row(table: Table, row: Row) -> list[str | None]:
+    """Print the values of one row. Raises `ValueError`, also for what no PostgreSQL text can hold."""
+    texts = [print_value(column, value) for column, value in zip(table.columns, row, strict=True)]
+    for column, text in zip(table.columns, texts, strict=True):
+        if text is None:
+            continue
+        if "\0" in text:
+            message = f"{column.name}: PostgreSQL text cannot hold a NUL character"
+            raise ValueError(message)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            message = f"{column.name}: a lone surrogate is no character"
+            raise ValueError(message) from error
+    return texts
+
+
+def print_column(column: Column, values: Sequence[Any]) -> Iterable[str]:
+    r"""Print a column for COPY: escaped, and `\N` where absent. Raises `ValueError`."""
+    kinds = set(map(type, values))
+    optional = NoneType in kinds
+    kinds.discard(NoneType)
+    kind, quick = QUICK.get(column.type, (None, str))
+    if kind is None or kinds != {kind} or not zones_fit(column, values, optional=optional):
+        texts: Iterable[str | None] = [print_value(column, value) for value in values]
+        optional = True
+    elif kind is str:
+        texts = values
+    elif optional:
+        return [ABSENT if value is None else quick(value) for value in values]
+    else:
+        return map(quick, values)
+    if column.type in ESCAPED:
+        whole = "".join(filter(None, texts) if optional else texts)  # type: ignore[arg-type]
+        if "\\" in whole or "\t" in whole or "\n" in whole or "\r" in whole:
+            return [ABSENT if text is None else text.translate(SPECIAL) for text in texts]
+    if optional:
+        return [ABSENT if text is None else text for text in texts]
+    return texts  # type: ignore[return-value]
+
+
+def zones_fit(column: Column, values: Sequence[Any], *, optional: bool) -> bool:
+    """Say whether a column of timestamps has zones throughout, or none, as its type wants."""
+    if column.type == AWARE:
+        return not optional and None not in map(ZONE, values)
+    if column.type == NAIVE:
+        return not optional and not any(map(ZONE, values))
+    return True
+
+
+def copy_text(table: Table, rows: Sequence[Row], suffix: str = "") -> bytes:
+    """Print a block of rows for `COPY FROM STDIN`; `suffix` is one more column, the same in every row.
+
+    Raises `ValueError` if any value cannot be printed; `print_row` then tells which.
+    """
+    columns = [
+        print_column(column, values) for column, values in zip(table.columns, zip(*rows, strict=True), strict=True)
+    ]
+    end = f"\t{suffix}\n" if suffix else "\n"
+    return (end.join(map("\t".join, zip(*columns, strict=True))) + end).encode()
+
+
+def staged_text(table: Table, rows: Sequence[Row]) -> bytes:
+    """Print a block like `copy_text`, with the row's ordinal from 0 as the first column."""
+    columns = [
+        print_column(column, values) for column, values in zip(table.columns, zip(*rows, strict=True), strict=True)
+    ]
+    ordinals = map(str, range(len(rows)))
+    return ("\n".join(map("\t".join, zip(ordinals, *columns, strict=True))) + "\n").encode()
+
+
+def stored_value(column: Column, value: Any) -> Any:
+    """Turn a given value into the one that comes back from the table: UTC, plain values, plain JSON."""
+    if value is None:
+        return None
+    if column.type == "jsonb":
+        return from_json(print_json(value))
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if column.type == AWARE:
+        return value.astimezone(UTC)
+    return value
+
+
+def stored_row(table: Table, row: Row) -> Row:
+    """Turn a given row into the one that comes back from the table."""
+    return tuple(stored_value(column, value) for column, value in zip(table.columns, row, strict=True))
+
+
+def returned_row(table: Table, values: Iterable[Any]) -> Row:
+    """Turn values that the driver returned into a row: JSON arrives as text."""
+    return tuple(
+        from_json(value) if column.type == "jsonb" and isinstance(value, str) else value
+        for column, value in zip(table.columns, values, strict=True)
+    )
