@@ -6,6 +6,7 @@ never a traceback. Everything heavy is imported by the command that needs it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -97,4 +98,10 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of Temporal's client may call back while the interpreter takes itself down, which aborts the process.
+    # Everything of ours is closed and flushed by now, so there is nothing left to take down.
+    os._exit(status)
