@@ -31,7 +31,7 @@ def apply(pipeline: Pipeline, record: Record) -> BaseModel | None:
         result = pipeline.process(record)
     except PASSED_ON:
         raise
-    except Exception as error:  # noqa: BLE001  - the user's code may raise anything
+    except Exception as error:
         raise refusal(error) from error
     return checked(pipeline, result)
 
@@ -44,7 +44,7 @@ async def apply_async(pipeline: Pipeline, record: Record) -> BaseModel | None:
         result = await pipeline.process(record)
     except PASSED_ON:
         raise
-    except Exception as error:  # noqa: BLE001  - the user's code may raise anything
+    except Exception as error:
         raise refusal(error) from error
     return checked(pipeline, result)
 

@@ -168,7 +168,7 @@ class Scanner:
         return block
 
 
-def split_records(data: bytes, delimiter: str) -> Iterator[bytes]:
+def split_records(data: bytes, delimiter: str | None) -> Iterator[bytes]:
     """Split a block of whole records into its records, with their line ends."""
     rules, at, data = grammar(delimiter), 1, b"\n" + data
     while at < len(data):
@@ -178,9 +178,7 @@ def split_records(data: bytes, delimiter: str) -> Iterator[bytes]:
         at = end
 
 
-async def read_blocks(
-    objects: ObjectStore, text: TextFile, *, start: int, end: int, line: int
-) -> AsyncIterator[Block]:
+async def read_blocks(objects: ObjectStore, text: TextFile, *, start: int, end: int, line: int) -> AsyncIterator[Block]:
     """Stream the whole records of the bytes [start, end) of a text file, in blocks of about 1 MiB."""
     scanner = Scanner(delimiter_of(text), start, line)
     async for piece in objects.read(text.key, etag=text.etag, start=start, end=end):

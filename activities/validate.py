@@ -61,7 +61,7 @@ def parse_json(text: bytes | str) -> dict[str, JsonValue]:
     except RecursionError:
         refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
     if not isinstance(value, dict):
-        refuse("json_object", "a record is a JSON object, such as {\"name\": \"value\"}")
+        refuse("json_object", 'a record is a JSON object, such as {"name": "value"}')
     if text.count("{") + text.count("[") > MOST_DEPTH or SUSPECT.search(text):
         check_values(value)
     return value
@@ -162,7 +162,7 @@ def validate_payload(pipeline: Pipeline, payload: Mapping[str, JsonValue]) -> Re
     except RecursionError:
         refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
     try:
-        return model.__pydantic_validator__.validate_json(text, strict=True)
+        return model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise RecordRefusedError(field_errors_of(error)) from None
 

@@ -1,0 +1,79 @@
+"""One request: committed once, or refused with its reasons."""
+
+from __future__ import annotations
+
+import pytest
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+
+from activities.failures import field_errors
+from activities.requests import RequestActivities
+from activities.validate import fingerprint
+from contracts import Pipeline, PostgresTable, Record
+from contracts.record import FieldError
+from contracts.requests import CONFLICT, REJECTED, RequestInput
+from stores.memory_sink import MemorySink
+
+
+class Order(Record):
+    id: int
+    name: str
+
+
+def process(order: Order) -> Order | None:
+    if order.name == "boom":
+        raise KeyError(order.name)
+    return None if order.name == "drop" else order
+
+
+ORDERS = Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=("id",)), process=process)
+
+
+def request(key: str = "k", **record: str | float | None) -> RequestInput:
+    payload = dict(record)
+    return RequestInput(pipeline="orders", key=key, fingerprint=fingerprint(payload), record=payload)
+
+
+async def test_a_repeat_writes_nothing_and_returns_the_stored_record() -> None:
+    sink = MemorySink()
+    activities = RequestActivities({"orders": ORDERS}, sink)
+    first = await activities.store_record(request(id=1, name="a"))
+    assert first.record == {"id": 1, "name": "a"}
+    assert await activities.store_record(request(id=1, name="a")) == first
+    assert len(sink.rows("orders")) == 1
+    with pytest.raises(ApplicationError) as caught:
+        await activities.store_record(request(id=1, name="b"))
+    assert caught.value.type == CONFLICT
+    assert caught.value.category == ApplicationErrorCategory.BENIGN
+
+
+async def test_a_refused_record_says_why_and_is_not_tried_again() -> None:
+    activities = RequestActivities({"orders": ORDERS}, MemorySink())
+    for bad, field, code in (
+        ({"id": "1", "name": "a"}, "id", "int_type"),
+        ({"id": 1, "name": "a\0"}, "name", "nul_character"),
+        ({"id": 1, "name": "boom"}, "", "process_error"),
+    ):
+        with pytest.raises(ApplicationError) as caught:
+            await activities.store_record(request(**bad))  # type: ignore[arg-type]
+        assert caught.value.type == REJECTED
+        assert caught.value.non_retryable
+        [error] = field_errors(caught.value)
+        assert isinstance(error, FieldError)
+        assert (error.field, error.code) == (field, code)
+
+
+async def test_a_dropped_record_leaves_nothing_behind() -> None:
+    sink = MemorySink()
+    assert (await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="drop"))).record is None
+    assert sink.rows("orders") == []
+
+
+async def test_an_outage_is_retried_and_an_unknown_pipeline_is_not() -> None:
+    sink = MemorySink()
+    sink.down = True
+    with pytest.raises(ApplicationError) as caught:
+        await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="a"))
+    assert (caught.value.type, caught.value.non_retryable) == ("UnavailableError", False)
+    with pytest.raises(ApplicationError) as caught:
+        await RequestActivities({}, sink).store_record(request(id=1, name="a"))
+    assert (caught.value.type, caught.value.non_retryable) == ("UnknownPipelineError", True)
