@@ -158,7 +158,8 @@ class MemorySink:
         """Raise `UnavailableError` while the sink is down."""
         if self.down:
             reason = "it is down"
-            raise UnavailableError("memory sink", "this process", reason)
+            service = "memory sink"
+            raise UnavailableError(service, "this process", reason)
 
     def open_table(self, table: Table) -> MemoryTable:
         """Copy a table for one transaction."""

@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from pydantic_core import from_json, to_json
@@ -130,18 +130,18 @@ PRINTERS: dict[str, Callable[[Any], str]] = {
     "jsonb": print_json,
 }
 
-# For columns whose values are all of exactly this type: a printer in C, without a check for each value.
-QUICK: dict[str, tuple[type, Callable[[Any], str]]] = {
-    "boolean": (bool, {True: "t", False: "f"}.__getitem__),
-    "bigint": (int, str),
-    "double precision": (float, repr),
-    "text": (str, str),
-    AWARE: (datetime, datetime.isoformat),
-    NAIVE: (datetime, datetime.isoformat),
-    "date": (date, date.isoformat),
-    "numeric": (Decimal, str),
-    "uuid": (UUID, str),
+# Types whose text in JSON is what PostgreSQL reads, without a comma or anything to escape. For a column of exactly
+# this type pydantic prints all values at once, three times as fast as Python's own printers one by one.
+QUICK: dict[str, type] = {
+    "boolean": bool,
+    "bigint": int,
+    "double precision": float,
+    AWARE: datetime,
+    NAIVE: datetime,
+    "date": date,
+    "uuid": UUID,
 }
+MINUTE = timedelta(minutes=1)
 
 
 def print_value(column: Column, value: Any) -> str | None:
@@ -174,37 +174,35 @@ def print_row(table: Table, row: Row) -> list[str | None]:
     return texts
 
 
-def print_column(column: Column, values: Sequence[Any]) -> Iterable[str]:
+def print_column(column: Column, values: Sequence[Any]) -> Sequence[str]:
     r"""Print a column for COPY: escaped, and `\N` where absent. Raises `ValueError`."""
     kinds = set(map(type, values))
     optional = NoneType in kinds
     kinds.discard(NoneType)
-    kind, quick = QUICK.get(column.type, (None, str))
-    if kind is None or kinds != {kind} or not zones_fit(column, values, optional=optional):
-        texts: Iterable[str | None] = [print_value(column, value) for value in values]
+    if kinds == {QUICK.get(column.type)} and zones_fit(column, values):
+        printed = to_json(values).decode()[1:-1].replace('"', "").split(",")
+        return [ABSENT if text == "null" else text for text in printed] if optional else printed
+    texts: Sequence[str | None] = values
+    if column.type != "text" or kinds != {str}:
+        texts = [print_value(column, value) for value in values]
         optional = True
-    elif kind is str:
-        texts = values
-    elif optional:
-        return [ABSENT if value is None else quick(value) for value in values]
-    else:
-        return map(quick, values)
     if column.type in ESCAPED:
-        whole = "".join(filter(None, texts) if optional else texts)  # type: ignore[arg-type]
+        whole = "".join(filter(None, texts))
         if "\\" in whole or "\t" in whole or "\n" in whole or "\r" in whole:
             return [ABSENT if text is None else text.translate(SPECIAL) for text in texts]
-    if optional:
-        return [ABSENT if text is None else text for text in texts]
-    return texts  # type: ignore[return-value]
+    return [ABSENT if text is None else text for text in texts] if optional else cast("Sequence[str]", texts)
 
 
-def zones_fit(column: Column, values: Sequence[Any], *, optional: bool) -> bool:
-    """Say whether a column of timestamps has zones throughout, or none, as its type wants."""
-    if column.type == AWARE:
-        return not optional and None not in map(ZONE, values)
+def zones_fit(column: Column, values: Sequence[Any]) -> bool:
+    """Say whether a column of timestamps has the zones, or none, that its type wants; JSON cuts odd seconds off."""
+    if column.type not in {AWARE, NAIVE}:
+        return True
+    zones = set(map(ZONE, filter(None, values)))
     if column.type == NAIVE:
-        return not optional and not any(map(ZONE, values))
-    return True
+        return zones == {None}
+    # A zone whose offset depends on the date answers None here, and goes the slow way.
+    offsets = [zone and zone.utcoffset(None) for zone in zones]
+    return all(offset is not None and not offset % MINUTE for offset in offsets)
 
 
 def copy_text(table: Table, rows: Sequence[Row], suffix: str = "") -> bytes:

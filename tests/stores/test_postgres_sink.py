@@ -14,6 +14,7 @@ from contracts.errors import DeclarationError, TableMismatchError, UnavailableEr
 from contracts.ports import Item, LoadOutcome
 from contracts.table import OnConflict, PostgresTable, Row, Table
 from contracts.units import Unit
+from stores.postgres_load import Loading
 from stores.postgres_sink import PostgresSink
 
 if TYPE_CHECKING:
@@ -78,8 +79,7 @@ async def test_a_connection_cut_in_the_middle_leaves_nothing(
     async def cut() -> AsyncIterator[Sequence[Row]]:
         yield [(1, "a")] * 1000
         await reader.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE application_name = 'pipelines' AND state LIKE '%transaction%'"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE relation = $1::text::regclass", table.name
         )
         yield [(2, "b")]
 
@@ -305,3 +305,26 @@ async def test_concurrent_chunks_with_the_same_keys_all_arrive(
     await asyncio.gather(*(load(place) for place in range(4)))
     assert await reader.fetchval(f'SELECT array_agg(DISTINCT note) FROM "{table.name}"') == ["3"]
     assert await count(reader, table) == 2000
+
+
+async def test_a_zombie_stopped_inside_a_copy_is_ended_by_its_retry(
+    dsn: str, sink: PostgresSink, reader: asyncpg.Connection[asyncpg.Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, work = orders(), unit()
+    await sink.prepare(table)
+    inside = asyncio.Event()
+
+    async def stuck(_: Loading, text: bytes) -> AsyncIterator[bytes]:
+        yield text
+        inside.set()
+        await asyncio.Event().wait()
+
+    async with PostgresSink.open(dsn) as other:
+        with monkeypatch.context() as patch:
+            patch.setattr(Loading, "sending", stuck)
+            zombie = asyncio.create_task(other.load(table, work, given([(1, "zombie")] * 1), settle))
+            await inside.wait()
+        assert not (await sink.load(table, work, given([(1, "retry")]), settle)).repeat
+        zombie.cancel()
+        await asyncio.gather(zombie, return_exceptions=True)
+    assert await reader.fetchval(f'SELECT note FROM "{table.name}"') == "retry"

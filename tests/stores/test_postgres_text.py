@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import BaseModel
 
-from contracts.table import PostgresTable, Table
+from contracts.table import PostgresTable, Row, Table
 from stores.postgres_text import copy_text, print_value, staged_text
 
 
@@ -52,3 +53,23 @@ def test_timestamps_and_durations_keep_their_microseconds() -> None:
     at, span = Table.from_model(PostgresTable("times", key=None), Times).columns
     assert print_value(at, datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC)) == "2020-01-02T03:04:05.000006+00:00"
     assert print_value(span, timedelta(days=-1, seconds=2, microseconds=3)) == "-1 days 2.000003 seconds"
+
+
+@pytest.mark.parametrize("optional", [True, False])
+def test_the_quick_way_prints_what_the_careful_one_prints(*, optional: bool) -> None:
+    class Quick(BaseModel):
+        at: datetime | None
+        number: int | None
+        ratio: float | None
+        truth: bool | None
+
+    table = Table.from_model(PostgresTable("quick", key=None), Quick)
+    zones = [UTC, timezone(timedelta(hours=-5, minutes=-30)), ZoneInfo("Europe/Berlin")]
+    odd = timezone(timedelta(hours=1, seconds=7))
+    for zone in [*zones, odd]:
+        rows: list[Row] = [(datetime(2020, 6, 1, microsecond=7, tzinfo=zone), -(2**63), 5e-324, True)]
+        rows += [(None, None, None, None)] if optional else []
+        [line, *_] = copy_text(table, rows).decode().split("\n")
+        at, number, ratio, truth = line.split("\t")
+        assert datetime.fromisoformat(at) == rows[0][0]
+        assert (int(number), float(ratio), truth) == (-(2**63), 5e-324, "true")
