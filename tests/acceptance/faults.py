@@ -44,7 +44,7 @@ KINDS = {
     "bad_timestamp": Kind("time_hour", "datetime_from_date_parsing", cell("time_hour", b"2013-02-30T10:00:00Z")),
     "naive_timestamp": Kind("time_hour", "timezone_aware", cell("time_hour", b"2013-01-30T10:00:00")),
     "quoted_newline": Kind("carrier", "string_pattern_mismatch", cell("carrier", b'"U\nA"')),
-    "nul_character": Kind("tailnum", "nul_character", cell("tailnum", b"N14\x00228")),
+    "nul_character": Kind("", "nul_character", cell("tailnum", b"N14\x00228")),
     "bad_utf8": Kind("", "invalid_utf8", cell("tailnum", b"N14\xff228")),
     "extra_cell": Kind("", "column_count", lambda cells: [*cells, b"more"]),
     "missing_cell": Kind("", "column_count", lambda cells: cells[:-1]),
