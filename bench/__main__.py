@@ -6,6 +6,7 @@ It starts a stack of its own, away from any other, and never fails for being slo
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from bench.loads import measure_memory, measure_speed, warm_up
@@ -31,6 +32,8 @@ def main() -> int:
     """Measure what was asked for; returns the exit status."""
     options = arguments()
     parts = options.only or PARTS
+    # What was started has to be stopped as well when the benchmark is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     measures: list[Measure] = []
     try:
         with running() as servers:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER_SECONDS = 30.0
+STUCK_SECONDS = 3600.0
+"""Steps are tried without limit, so a broken one would be waited for without end."""
+
 READY = "worker ready"
 
 
@@ -85,14 +88,19 @@ class Servers:
 
     def cli(self, *arguments: str) -> dict[str, object]:
         """Call `starter --json ...`; whatever does not succeed ends the benchmark."""
-        called = subprocess.run(
-            [sys.executable, "-m", "starter", "--json", *arguments],
-            cwd=ROOT,
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            called = subprocess.run(
+                [sys.executable, "-m", "starter", "--json", *arguments],
+                cwd=ROOT,
+                env=self.environ,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=STUCK_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"starter {' '.join(arguments)} did not end"
+            raise BenchError(message) from error
         if called.returncode != 0:
             message = f"starter {' '.join(arguments)} ended with {called.returncode}: {called.stdout}{called.stderr}"
             raise BenchError(message)
