@@ -182,7 +182,7 @@ def example_flight(pipeline: Pipeline) -> dict[str, object]:
 
 async def upload_faulty(client: Client, objects: ObjectStore, settings: Settings, say: Say) -> TicketState:
     """Upload a file with a few faults and show its rejects."""
-    from activities.rejects import print_rejects
+    from activities.rejects import print_rejects, read_rejects
 
     rows = rows_of("flights")
     text = io.StringIO()
@@ -204,9 +204,8 @@ async def upload_faulty(client: Client, objects: ObjectStore, settings: Settings
         say(f"  {line}")
     summary = state.summary
     if summary and summary.rejects and summary.dialect:
-        printed = io.StringIO()
-        await print_rejects(objects, summary.rejects, summary.dialect, printed)
-        for row in csv.DictReader(io.StringIO(printed.getvalue())):
+        printed = [line async for line in print_rejects(read_rejects(objects, summary.rejects), summary.dialect)]
+        for row in csv.DictReader(printed):
             say(
                 f"    line {row['reject_line']}: {row['reject_column']}: {row['reject_message']} [{row['reject_code']}]"
             )

@@ -101,7 +101,7 @@ async def print_open_rejects(output: Output, ticket: str) -> None:
     import sys
 
     from activities.rejects import print_rejects, read_rejects
-    from starter.services import load_settings, object_store, temporal
+    from starter.services import declared, find_pipeline, load_settings, object_store, temporal
     from starter.tickets import look
 
     settings = load_settings()
@@ -117,7 +117,10 @@ async def print_open_rejects(output: Output, ticket: str) -> None:
                 found = [reject.model_dump(mode="json") async for reject in read_rejects(objects, summary.rejects)]
             output.result({"ticket": ticket, "rejects": found})
         elif summary and summary.rejects and summary.dialect:
-            await print_rejects(objects, summary.rejects, summary.dialect, sys.stdout)
+            pipeline = find_pipeline(declared(settings, output), state.pipeline)
+            rows = read_rejects(objects, summary.rejects)
+            async for line in print_rejects(rows, summary.dialect, tuple(pipeline.record.model_fields)):
+                sys.stdout.write(line)
             sys.stdout.flush()
         else:
             output.note("No row is rejected.")
