@@ -47,7 +47,15 @@ class FileActivities:
                     key, etag, size = await self._unpacked(file, beat)
                 head = await self._head(key, etag, min(size, HEAD_BYTES))
                 header = read_header(pipeline, head, whole=size <= HEAD_BYTES)
-        return TextFile(key=key, etag=etag, size=size, dialect=header.dialect, start=header.start, line=header.line)
+        return TextFile(
+            key=key,
+            etag=etag,
+            size=size,
+            dialect=header.dialect,
+            start=header.start,
+            line=header.line,
+            ordered=pipeline.sink.key is not None and pipeline.sink.on_conflict == "reject",
+        )
 
     async def _head(self, key: str, etag: str, size: int) -> bytes:
         if not size:
