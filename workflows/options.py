@@ -7,13 +7,24 @@ retry policy. Each kind of step has one named policy here, and workflows use not
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from temporalio.common import RetryPolicy, SearchAttributeKey
-from temporalio.workflow import ActivityCancellationType, ActivityConfig, LocalActivityConfig
+from temporalio.workflow import ActivityCancellationType, LocalActivityConfig
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+class Step(TypedDict, total=False):
+    """How a regular activity is run: all of it except its input and its summary."""
+
+    task_queue: str
+    start_to_close_timeout: timedelta
+    heartbeat_timeout: timedelta
+    retry_policy: RetryPolicy
+    cancellation_type: ActivityCancellationType
+
 
 PIPELINES = "pipelines"
 """Task queue of workflows and requests: short steps, answered at once."""
@@ -58,7 +69,7 @@ STORE_AT_ONCE = LocalActivityConfig(
 )
 """One short idempotent write within the workflow task: it costs no round trip through a task queue."""
 
-STORE_PATIENTLY = ActivityConfig(
+STORE_PATIENTLY = Step(
     start_to_close_timeout=timedelta(seconds=30),
     retry_policy=UNTIL_IT_WORKS,
 )
@@ -67,7 +78,7 @@ STORE_PATIENTLY = ActivityConfig(
 HEARTBEAT = timedelta(seconds=15)
 """How long a killed worker's step stays unnoticed; steps report more often by themselves."""
 
-READ_FILE = ActivityConfig(
+READ_FILE = Step(
     task_queue=LOADS,
     # A compressed file is unpacked in one such step, whatever its size.
     start_to_close_timeout=timedelta(hours=12),
@@ -76,7 +87,7 @@ READ_FILE = ActivityConfig(
 )
 """Inspect a file, or plan its next chunks."""
 
-LOAD_CHUNK = ActivityConfig(
+LOAD_CHUNK = Step(
     task_queue=LOADS,
     start_to_close_timeout=timedelta(hours=1),
     heartbeat_timeout=HEARTBEAT,

@@ -103,7 +103,7 @@ async def upload_cancelled_in_outage(world: World) -> list[WorkflowHandle[Any, A
 
 
 async def upload_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
-    handle = await world.upload(orders(60), chunk_bytes=SMALL, chunks_per_run=8)
+    handle = await world.upload(orders(60), chunk_bytes=SMALL, chunks_per_run=3)
     await handle.result()
     first = world.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
     return [first, world.client.get_workflow_handle(handle.id)]

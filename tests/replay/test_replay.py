@@ -25,7 +25,7 @@ async def test_a_recorded_history_replays(name: str) -> None:
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow.__name__)
-def test_every_workflow_loads_in_the_sandbox(workflow: type) -> None:
+async def test_every_workflow_loads_in_the_sandbox(workflow: type) -> None:
     from temporalio.workflow import _Definition
 
     definition = _Definition.must_from_class(workflow)

@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from temporalio import activity
+from temporalio.client import Client
+from temporalio.client import Interceptor as ClientInterceptor
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.contrib.pydantic import pydantic_data_converter
-from temporalio.testing import WorkflowEnvironment
+from temporalio.testing import TimeSkippingConfig, WorkflowEnvironment
+from temporalio.worker import (
+    Interceptor,
+    StartActivityInput,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+    WorkflowOutboundInterceptor,
+)
 
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record
@@ -34,7 +43,8 @@ from workflows.upload import Upload
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from temporalio.client import Client, WorkflowHandle
+    from temporalio.client import WorkflowHandle
+    from temporalio.workflow import ActivityHandle
 
     from contracts.ports import Item, ItemOutcome, Settled
     from contracts.table import Table
@@ -192,6 +202,8 @@ def temporal_binary() -> str:
 async def start_environment() -> WorkflowEnvironment:
     """Start a development server whose workflows have clocks of their own that skip."""
     return await WorkflowEnvironment.start_time_skipping_v2(
+        # An outage of six hours has a try a minute, and each of them is skipped to; the server stops at 200 by itself.
+        ts_config=TimeSkippingConfig(max_session_skip_count=5000),
         dev_server_existing_path=temporal_binary(),
         data_converter=pydantic_data_converter,
         search_attributes=SEARCH_ATTRIBUTES,
@@ -206,12 +218,46 @@ async def start_environment() -> WorkflowEnvironment:
     )
 
 
+class RareTries(ClientInterceptor, Interceptor):
+    """Stretch the longest pause between two tries, so that hours of outage take seconds to skip.
+
+    The server skips to some five tries in a second; one a minute for six hours would be 360 of them.
+    """
+
+    def workflow_interceptor_class(
+        self,
+        input: WorkflowInterceptorClassInput,  # noqa: A002, ARG002  - the signature is the SDK's
+    ) -> type[WorkflowInboundInterceptor]:
+        """Wrap what workflows ask for."""
+        return RareTriesInbound
+
+
+class RareTriesInbound(WorkflowInboundInterceptor):
+    """Lead outbound calls through `RareTriesOutbound`."""
+
+    def init(self, outbound: WorkflowOutboundInterceptor) -> None:
+        """Wrap the outbound calls."""
+        super().init(RareTriesOutbound(outbound))
+
+
+class RareTriesOutbound(WorkflowOutboundInterceptor):
+    """Change the retry policy of regular activities."""
+
+    def start_activity(self, input: StartActivityInput) -> ActivityHandle[Any]:  # noqa: A002
+        """Start it with longer pauses."""
+        if input.retry_policy is not None:
+            input.retry_policy = dataclasses.replace(input.retry_policy, maximum_interval=timedelta(minutes=20))
+        return super().start_activity(input)
+
+
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
     sink, objects = OutageSink(), MemoryObjectStore()
     async with contextlib.AsyncExitStack() as stack:
-        for worker in build_workers(env.client, DECLARED, sink, objects, max_cached_workflows=50):
+        config = env.client.config()
+        config["interceptors"] = [*config["interceptors"], RareTries()]
+        for worker in build_workers(Client(**config), DECLARED, sink, objects, max_cached_workflows=50):
             await stack.enter_async_context(worker)
         yield World(client=env.client, sink=sink, objects=objects, env=env)
 
