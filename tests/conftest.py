@@ -15,7 +15,7 @@ from stores.settings import Settings
 
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
-    """A folder for the session that any account can pass through, as pytest's own is not."""
+    """Make a folder for the session that any account can pass through, as pytest's own is not."""
     folder = Path(tempfile.mkdtemp(prefix="stack-tests-"))
     folder.chmod(0o755)
     yield folder

@@ -12,6 +12,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Model = TypeVar("Model", bound=BaseModel)
+
+DYING_SECONDS = 2.0
+"""A process that was just killed holds its files a little longer, until the kernel has taken it apart."""
 
 
 class ProcessRecord(BaseModel):
@@ -107,14 +111,15 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
-        """Take the lock. Raises `StackError` if another process has it."""
+        """Take the lock. Raises `StackError` if another process has it, and keeps it."""
         descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            message = f"A stack already runs in {self._folder}: `starter down` stops it."
-            raise StackError(message) from error
+        deadline = time.monotonic() + DYING_SECONDS
+        while not _try_lock(descriptor):
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                message = f"A stack already runs in {self._folder}: `starter down` stops it."
+                raise StackError(message)
+            time.sleep(0.05)
         self._descriptor = descriptor
         return self
 
@@ -125,6 +130,14 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_private(path: Path, text: str) -> None:

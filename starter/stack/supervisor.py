@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from starter.stack.errors import StackError
+from starter.stack.server import READY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +78,7 @@ def supervise(
         signal.signal(number, on_signal)
     stack.start(workers)
     started = True
+    watchers: list[threading.Thread] = []
     try:
         stack.note_supervisor()
         children: list[Child] = [*stack.servers.values(), *stack.workers]
@@ -90,6 +92,11 @@ def supervise(
     finally:
         stopping.set()
         stack.stop()
+        # A restart that was under way while everything stopped may have come too late to be stopped with the rest.
+        for watcher in watchers:
+            watcher.join(READY_SECONDS)
+        if any(server.pid is not None for server in stack.servers.values()):
+            stack.stop()
 
 
 def _look_after(child: Child, stopping: threading.Event, note: Callable[[str], None]) -> None:

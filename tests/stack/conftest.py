@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -33,7 +34,7 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def own_folder(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A folder for one stack; whatever still runs there afterwards is stopped."""
+    """Name a folder for one stack; whatever still runs there afterwards is stopped."""
     folder = short_folder / f"own-{abs(hash(request.node.nodeid)):x}"
     yield folder
     stop_stack(folder)
@@ -41,7 +42,7 @@ def own_folder(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[P
 
 @pytest.fixture
 def own_stack(own_folder: Path) -> Iterator[Stack]:
-    """A started stack, for tests that break more than one server."""
+    """Start a stack, for tests that break more than one server."""
     stack = Stack(own_folder, environ={}, usual_ports=False)
     stack.start()
     yield stack
@@ -50,7 +51,7 @@ def own_stack(own_folder: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def idle_workers(tmp_path: Path) -> Path:
-    """A package `workers` that only connects and waits, so that these tests are about the supervisor alone."""
+    """Make a package `workers` that only connects and waits, so that these tests are about the supervisor alone."""
     package = tmp_path / "workers"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -59,14 +60,24 @@ def idle_workers(tmp_path: Path) -> Path:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment of a child that no setting of the developer reaches."""
+    """Give the environment of a child that no setting of the developer reaches."""
     environ = {name: value for name, value in os.environ.items() if name not in {*PORT_SETTINGS, "STACK_DIR"}}
     return environ | {"PYTHONPATH": python_path()} | extra
 
 
 def supervisor_command(folder: Path, workers: int) -> list[str]:
-    """What `starter up` comes down to."""
+    """Give what `starter up` comes down to."""
     return [sys.executable, "-m", "starter.stack", str(folder), str(workers)]
+
+
+@contextlib.contextmanager
+def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Kill a process when the block ends, so that a failed assertion is told instead of waited for."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:

@@ -114,7 +114,7 @@ def max_payload(settings: Settings) -> int:
 
 
 def bucket_error(settings: Settings, key_id: str) -> str:
-    """The code with which the object store refuses a stranger."""
+    """Give the code with which the object store refuses a stranger."""
 
     async def run() -> str:
         async with s3(settings, key_id) as client:

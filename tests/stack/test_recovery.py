@@ -13,7 +13,15 @@ import pytest
 from starter.stack import Stack, StackError
 from starter.stack.detached import stop_stack
 from tests.stack import services
-from tests.stack.conftest import clean_environment, kill_all, occupy, processes_of, supervisor_command, wait_for
+from tests.stack.conftest import (
+    clean_environment,
+    kill_all,
+    killed_at_the_end,
+    occupy,
+    processes_of,
+    supervisor_command,
+    wait_for,
+)
 
 NAMES = ("postgres", "temporal", "objects", "nats")
 BUSY = """
@@ -77,7 +85,7 @@ def test_a_killed_server_starts_again(stack: Stack, name: str) -> None:
 def test_after_the_kill_of_every_process_it_comes_back_with_its_data(own_folder: Path, idle_workers: Path) -> None:
     command = supervisor_command(own_folder, workers=2)
     environ = clean_environment(PYTHONPATH=f"{idle_workers}{os.pathsep}{clean_environment()['PYTHONPATH']}")
-    with subprocess.Popen(command, cwd=idle_workers, env=environ):
+    with killed_at_the_end(subprocess.Popen(command, cwd=idle_workers, env=environ)):
         stack = Stack(own_folder)
         wait_for(lambda: "supervisor" in stack.file.read().processes, "a ready stack")
         services.leave_data(stack.settings)
@@ -91,7 +99,8 @@ def test_after_the_kill_of_every_process_it_comes_back_with_its_data(own_folder:
 
 
 def test_what_a_killed_supervisor_left_running_is_replaced_by_the_next_start(own_folder: Path) -> None:
-    with subprocess.Popen(supervisor_command(own_folder, workers=0), env=clean_environment()) as supervisor:
+    command = supervisor_command(own_folder, workers=0)
+    with killed_at_the_end(subprocess.Popen(command, env=clean_environment())) as supervisor:
         stack = Stack(own_folder)
         wait_for(lambda: "supervisor" in stack.file.read().processes, "a ready stack")
         services.leave_data(stack.settings)
@@ -127,11 +136,11 @@ def test_postgres_starts_although_its_lock_file_names_a_stranger(own_stack: Stac
     lock = own_stack.folder / "postgres" / "data" / "postmaster.pid"
     lines = lock.read_text().splitlines()
     postgres.kill()
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as stranger:
+    program = [sys.executable, "-c", "import signal; signal.pause()"]
+    with killed_at_the_end(subprocess.Popen(program)) as stranger:
         lock.write_text("\n".join([str(stranger.pid), *lines[1:]]))
         postgres.start()
         assert stranger.poll() is None
-        stranger.kill()
     assert services.query(own_stack.settings, "SELECT 1") == 1
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -14,11 +15,23 @@ import pytest
 
 from starter.stack import Stack
 from starter.stack.detached import start_detached, stop_stack
+from starter.stack.state import ProcessRecord
 from tests.stack import services
-from tests.stack.conftest import clean_environment, occupy, processes_of, supervisor_command, wait_for
+from tests.stack.conftest import (
+    clean_environment,
+    killed_at_the_end,
+    occupy,
+    processes_of,
+    supervisor_command,
+    wait_for,
+)
 
 STARTER = [sys.executable, "-m", "starter"]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+
+
+def is_replaced(stack: Stack, name: str, before: ProcessRecord) -> bool:
+    return stack.file.read().processes[name] != before
 
 
 def starter(
@@ -63,15 +76,14 @@ def test_up_with_a_busy_fixed_port_is_one_sentence_with_port_and_setting(own_fol
 
 def test_the_supervisor_restarts_what_dies_and_ends_all_on_sigterm(own_folder: Path, idle_workers: Path) -> None:
     path = f"{idle_workers}{os.pathsep}{clean_environment()['PYTHONPATH']}"
-    with subprocess.Popen(
-        supervisor_command(own_folder, workers=1), cwd=idle_workers, env=clean_environment(PYTHONPATH=path)
-    ) as supervisor:
+    command, environ = supervisor_command(own_folder, workers=1), clean_environment(PYTHONPATH=path)
+    with killed_at_the_end(subprocess.Popen(command, cwd=idle_workers, env=environ)) as supervisor:
         stack = Stack(own_folder)
         wait_for(lambda: "supervisor" in stack.file.read().processes, "a ready stack")
         for name in ("worker-1", "nats", "postgres", "temporal", "objects"):
             before = stack.file.read().processes[name]
             psutil.Process(before.pid).kill()
-            wait_for(lambda name=name, before=before: stack.file.read().processes[name] != before, f"a new {name}")
+            wait_for(partial(is_replaced, stack, name, before), f"a new {name}")
         wait_for(lambda: services.bucket_is_there(stack.settings), "an object store that answers")
         assert services.query(stack.settings, "SELECT 1") == 1
         supervisor.terminate()
@@ -95,7 +107,8 @@ def test_down_without_a_supervisor_ends_what_it_left_and_no_bystander(own_folder
     start_detached(own_folder, 0)
     stack = Stack(own_folder)
     state = stack.file.read()
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", str(own_folder)]) as bystander:
+    program = [sys.executable, "-c", "import signal; signal.pause()", str(own_folder)]
+    with killed_at_the_end(subprocess.Popen(program)) as bystander:
         # The bystander even has the id of a recorded process, whose time of creation differs.
         recycled = state.processes["nats"].model_copy(update={"pid": bystander.pid, "created": 1.0})
         stack.file.write(state.model_copy(update={"processes": {**state.processes, "worker-9": recycled}}))
@@ -103,7 +116,6 @@ def test_down_without_a_supervisor_ends_what_it_left_and_no_bystander(own_folder
         assert stop_stack(own_folder)
         assert bystander.poll() is None
         assert [process.pid for process in processes_of(own_folder)] == [bystander.pid]
-        bystander.kill()
 
 
 @as_root
