@@ -89,7 +89,7 @@ async def submit(
             described = await handle.describe()
             if await described.memo_value("fingerprint", "", type_hint=str) != request.fingerprint:
                 refused = FieldError(field="", code="conflict", message="this key was used with another payload")
-                return answer.model_copy(update={"status": "conflict", "errors": (refused,)})
+                return answer.model_copy(update={"status": "conflict", "repeat": False, "errors": (refused,)})
     return await answer_of(handle, answer, end)
 
 

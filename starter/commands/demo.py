@@ -148,7 +148,7 @@ async def submit_examples(client: Client, settings: Settings, pipeline: Pipeline
     for title, record, key in cases:
         say(f"\nPattern 1, submit: {title}")
         answer = await submit(client, settings, pipeline, json.dumps(record), key)
-        say(f"    {answer.status}{' (repeat)' if answer.repeat else ''} {answer.ticket}")
+        say(f"    {answer.status}{' (repeat)' if answer.repeat else ''} {answer.ticket or '(nothing was started)'}")
         if answer.record is not None:
             say(f"    stored: {json.dumps(answer.record)[:160]} ...")
         for error in answer.errors:
@@ -206,7 +206,5 @@ async def upload_faulty(client: Client, objects: ObjectStore, settings: Settings
     if summary and summary.rejects and summary.dialect:
         printed = [line async for line in print_rejects(read_rejects(objects, summary.rejects), summary.dialect)]
         for row in csv.DictReader(printed):
-            say(
-                f"    line {row['reject_line']}: {row['reject_column']}: {row['reject_message']} [{row['reject_code']}]"
-            )
+            say(f"    line {row['reject_line']}: {row['reject_message']} [{row['reject_code']}]")
     return state
