@@ -50,14 +50,25 @@ class Loading:
         self.seen = 0
         self.staged = False
         self.sent = asyncio.Event()
+        self.ahead: bytes | None = None
 
     def outcome(self) -> LoadOutcome:
         """Count the rows taken so far."""
         refused = tuple(sorted(self.refused, key=lambda refusal: refusal.index))
         return LoadOutcome(written=self.written, duplicates=self.duplicates, refused=refused)
 
-    async def add(self, block: Sequence[Row]) -> None:
-        """Write a block of rows. `sent` is set once the server has work to do and the caller may use the CPU."""
+    def printed(self, block: Sequence[Row]) -> bytes | None:
+        """Print a block ahead, while PostgreSQL is busy with the one before; None if `put` has to see to it."""
+        if self.staged or not block:
+            return None
+        try:
+            return copy_text(self.table, block, suffix=str(self.unit.receipt))
+        except ValueError:
+            return None
+
+    async def add(self, block: Sequence[Row], text: bytes | None = None) -> None:
+        """Write a block of rows, whose text may be known. `sent` is set once the caller may use the CPU again."""
+        self.ahead = text
         first = self.seen
         self.seen += len(block)
         try:
@@ -110,7 +121,9 @@ class Loading:
             async with self.connection.transaction():
                 await self.stage(text)
                 return await self.merge()
-        text = copy_text(self.table, piece, suffix=str(self.unit.receipt))
+        # The first piece of a block is the block itself; its text is good once.
+        ahead, self.ahead = self.ahead, None
+        text = ahead or copy_text(self.table, piece, suffix=str(self.unit.receipt))
         async with self.connection.transaction():
             status = await self.connection.copy_to_table(
                 self.table.name,

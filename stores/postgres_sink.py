@@ -227,13 +227,14 @@ async def passed(work: Awaitable[str]) -> str:
 async def add_all(loading: Loading, blocks: AsyncIterable[Sequence[Row]]) -> None:
     """Write all blocks; the caller makes the next one while PostgreSQL is busy with the one before."""
     iterator = aiter(blocks)
-    block = await next_block(iterator)
+    block, text = await next_block(iterator), None
     while block is not None:
         loading.sent.clear()
-        adding = asyncio.create_task(loading.add(block))
+        adding = asyncio.create_task(loading.add(block, text))
         try:
             await loading.sent.wait()
             block = await next_block(iterator)
+            text = loading.printed(block) if block is not None else None
         except BaseException:
             adding.cancel()
             await asyncio.gather(adding, return_exceptions=True)
