@@ -130,6 +130,11 @@ def plain_schema(schema: Any) -> Any:
     return schema if kind in PLAIN_TYPES else None
 
 
+def any_none(values: Sequence[Any], *, instances: bool) -> bool:
+    """Say whether a row is bad. Tuples compare at once; a model's `__eq__` would run for every instance."""
+    return any(value is None for value in values) if instances else None in values
+
+
 class CellValidator:
     """Turns rows of cells into rows of the table, or into records if a `process` comes next.
 
@@ -177,7 +182,7 @@ class CellValidator:
         values: list[Any] = self.batch.validate_python(cells)
         if self.instances:
             values = self._build(values, rows, absent=absent)
-        if any(value is None for value in values):
+        if any_none(values, instances=self.instances):
             # The string mode has the last word on what the fast form refused.
             values = [self._validate_one(rows[i]) if value is None else value for i, value in enumerate(values)]
         return values

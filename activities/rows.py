@@ -13,7 +13,7 @@ import gc
 import io
 from typing import TYPE_CHECKING, Any, Protocol
 
-from activities.cells import REJECT_COLUMNS, CellValidator, field_names, reject_error, row_getter
+from activities.cells import REJECT_COLUMNS, CellValidator, any_none, field_names, reject_error, row_getter
 from activities.process import apply, apply_async
 from activities.scan import RECORD_LIMIT, split_records
 from activities.validate import parse_json, validate_payload
@@ -131,9 +131,10 @@ class CsvReader:
             lines, texts, rows = self._drop_uncorrected(lines, texts, rows, rejects)
         values = self.cells.validate(rows, absent=absent)
         records = Records(values=values, lines=lines, texts=texts, cells=rows, rejects=rejects)
-        for index, value in enumerate(values):
-            if value is None:
-                records.reject(index, self.cells.errors(rows[index]))
+        if any_none(values, instances=self.cells.instances):
+            for index, value in enumerate(values):
+                if value is None:
+                    records.reject(index, self.cells.errors(rows[index]))
         return records
 
     def _split_plain(self, line: int, text: str) -> tuple[Sequence[int], list[str], list[list[str]]]:
@@ -309,16 +310,15 @@ class BlockValidator:
             return self._faulty(block)
         if self.pipeline.process is None:
             return self._finish(records, records.values, records.lines, 0)
-        results: list[BaseModel | RecordRefusedError | None] = []
-        for record in records.values:
-            if record is None:
-                results.append(None)
-                continue
-            try:
-                results.append(apply(self.pipeline, record))
-            except RecordRefusedError as error:
-                results.append(error)
-        return self._collect(records, results)
+        return self._collect(
+            records, [None if record is None else self._outcome_now(record) for record in records.values]
+        )
+
+    def _outcome_now(self, record: Record) -> BaseModel | RecordRefusedError | None:
+        try:
+            return apply(self.pipeline, record)
+        except RecordRefusedError as error:
+            return error
 
     def _records(self, block: Block) -> Records | None:
         return self.reader.read(block) if block.kind == "records" else None

@@ -147,7 +147,7 @@ class Scanner:
         if kind != "records":
             end = self._data.find(b"\n", self._at) + 1
             if not end:
-                self.whole = False
+                self.whole = self.ended
                 end = len(self._data)
         return self._cut(kind, end)
 
