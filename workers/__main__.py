@@ -80,8 +80,9 @@ async def connect_patiently(settings: Settings, runtime: Runtime | None) -> Clie
         try:
             return await connect_temporal(settings, runtime=runtime)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0][:200]
-            log.warning("waiting for Temporal at %s: %s", settings.temporal_address, reason)
+            # The client's own text is a chain of transport errors; only a debugging eye wants it.
+            log.warning("waiting for Temporal at %s, which does not answer", settings.temporal_address)
+            log.debug("%s", error)
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 from temporalio.exceptions import ActivityError
 
-from workflows.options import CHUNKS_IN_FLIGHT, FIRST_WINDOW, LARGEST_WINDOW, LOAD_CHUNK, READ_FILE
+from workflows.options import CHUNKS_IN_FLIGHT, FIRST_WINDOW, LARGEST_WINDOW, LAST_CHUNKS, LOAD_CHUNK, READ_FILE
 
 with workflow.unsafe.imports_passed_through():
     from activities.files import FileActivities
@@ -147,9 +147,15 @@ class ChunkPass:
         self.progressed()
 
     async def drain(self) -> None:
-        """Cancel what is in flight and hear all of it out: a chunk may have been committed all the same."""
+        """Let what is in flight end, by force if it takes long, and hear all of it out.
+
+        A step that is told to stop while its commit is on the way cannot say whether it was committed; one that
+        ends by itself can. During an outage none of them would.
+        """
         if self.planning is not None:
             self.planning.cancel()
+        if self.in_flight:
+            await workflow.wait([*self.in_flight], timeout=LAST_CHUNKS.total_seconds())
         for task in self.in_flight:
             task.cancel()
         pending: list[asyncio.Task[ChunkResult] | asyncio.Task[Plan]] = [*self.in_flight]

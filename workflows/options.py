@@ -97,6 +97,9 @@ LOAD_CHUNK = Step(
 )
 """Load or check one chunk."""
 
+LAST_CHUNKS = timedelta(seconds=10)
+"""How long the chunks in flight may end by themselves when a load ends early, before they are told to stop."""
+
 CHUNKS_IN_FLIGHT = 4
 """Chunks of one load at a time: two for each of two worker processes, so that one reads while the other commits."""
 
