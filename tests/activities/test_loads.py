@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import random
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -26,6 +26,9 @@ from contracts.loads import Chunk, Counts, InspectFile, LoadChunk, PlanChunks, R
 from contracts.units import Unit
 from stores.memory_objects import MemoryObjectStore
 from stores.memory_sink import MemorySink
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class Order(Record):
@@ -206,7 +209,7 @@ async def test_printed_rejects_can_be_corrected_and_loaded_as_they_are() -> None
     text = await bench.inspect(data)
 
     async def again() -> str:
-        async def replay():  # type: ignore[no-untyped-def]  # noqa: ANN202
+        async def replay() -> AsyncIterator[Reject]:
             for reject in rejects:
                 yield reject
 

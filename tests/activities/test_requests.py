@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import JsonValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.failures import field_errors
@@ -29,7 +30,7 @@ ORDERS = Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=
 
 
 def request(key: str = "k", **record: str | float | None) -> RequestInput:
-    payload = dict(record)
+    payload: dict[str, JsonValue] = dict(record)
     return RequestInput(pipeline="orders", key=key, fingerprint=fingerprint(payload), record=payload)
 
 
@@ -54,7 +55,7 @@ async def test_a_refused_record_says_why_and_is_not_tried_again() -> None:
         ({"id": 1, "name": "boom"}, "", "process_error"),
     ):
         with pytest.raises(ApplicationError) as caught:
-            await activities.store_record(request(**bad))  # type: ignore[arg-type]
+            await activities.store_record(request(**bad))
         assert caught.value.type == REJECTED
         assert caught.value.non_retryable
         [error] = field_errors(caught.value)

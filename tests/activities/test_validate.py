@@ -88,7 +88,9 @@ def test_a_decimal_takes_no_number_that_was_rounded() -> None:
         order = validate_payload(ORDERS, parse_json(start + f'"amount": {good}}}'))
         assert isinstance(order, Order)
         assert order.amount == Decimal(good.strip('"'))
-    assert validate_payload(ORDERS, parse_json(start + '"weight": 0.12345678901234567890}'))
+    weighed = validate_payload(ORDERS, parse_json(start + '"weight": 0.12345678901234567890}'))
+    assert isinstance(weighed, Order)
+    assert weighed.weight == 0.12345678901234567890
 
 
 def test_a_message_never_repeats_the_input() -> None:
