@@ -29,8 +29,6 @@ REJECT_COLUMNS = ("reject_line", "reject_column", "reject_code", "reject_message
 
 PLAIN_TYPES = frozenset({"bool", "date", "datetime", "decimal", "float", "int", "str", "time", "timedelta", "uuid"})
 PLAIN_MODEL = frozenset({"type", "cls", "schema", "config", "ref", "metadata", "custom_init", "root_model", "frozen"})
-NEW = object.__new__
-SET = object.__setattr__
 
 
 def field_names(model: type[BaseModel]) -> dict[str, str]:
@@ -152,16 +150,24 @@ class CellValidator:
         self.getter = row_getter(tuple(column.name for column in pipeline.table.columns))
         self.fields = tuple(self.model.model_fields)
         plain = plain_fields(self.model)
-        self.batch = None if plain is None else self._batch(plain)
+        self.batch = None if plain is None else self._models(plain) if self.instances else self._tuples(plain)
         by_field = {names[columns[index]]: index for index in self.used}
         self.order = [by_field.get(field, len(columns)) for field in self.fields]
         self.reorder = self.order != list(range(len(columns)))
         self.pick = row_getter_at(self.order)
         defaults = {name for name, schema in (plain or {}).items() if schema["type"] == "default"}
         self.marks = [PydanticUndefined if names.get(column) in defaults else None for column in columns]
-        self.given = {field for field in self.fields if field in by_field}
 
-    def _batch(self, plain: dict[str, Any]) -> SchemaValidator:
+    def _models(self, plain: dict[str, Any]) -> SchemaValidator:
+        """Build the validator of many records at once; a bad one becomes None and costs no exception."""
+        model: Any = self.model.__pydantic_core_schema__
+        fields = model["schema"]
+        named = {name: {**field, "schema": plain[name]} for name, field in fields["fields"].items()}
+        changed: Any = {**model, "schema": with_none({**fields, "fields": named})}
+        schema = core_schema.list_schema(core_schema.with_default_schema(changed, default=None, on_error="default"))
+        return SchemaValidator(schema, None, False)  # noqa: FBT003  - see string_validator
+
+    def _tuples(self, plain: dict[str, Any]) -> SchemaValidator:
         """Build the validator of many rows at once; a bad row becomes None and costs no exception."""
         row = core_schema.tuple_schema(list(plain.values()))
         schema = core_schema.list_schema(core_schema.with_default_schema(row, default=None, on_error="default"))
@@ -175,13 +181,7 @@ class CellValidator:
         """
         if self.batch is None:
             return [self._validate_one(row) for row in rows]
-        cells: Sequence[Sequence[Any]] = self._mark(rows) if absent else rows
-        if self.reorder:
-            undefined = (PydanticUndefined,)
-            cells = [self.pick((*row, *undefined)) for row in cells]
-        values: list[Any] = self.batch.validate_python(cells)
-        if self.instances:
-            values = self._build(values, rows, absent=absent)
+        values: list[Any] = self.batch.validate_python(self._inputs(rows, absent=absent))
         if any_none(values, instances=self.instances):
             # The string mode has the last word on what the fast form refused.
             values = [self._validate_one(rows[i]) if value is None else value for i, value in enumerate(values)]
@@ -202,8 +202,23 @@ class CellValidator:
             return None
         return record if self.instances else self.getter(record.__dict__)
 
+    def _inputs(self, rows: Sequence[Sequence[str]], *, absent: bool) -> Sequence[Any]:
+        """Prepare rows for the batch: as mappings for records, as cells in the fields' order for tuples."""
+        if self.instances:
+            if absent or len(self.used) < len(self.columns):
+                return list(map(self._mapping, rows))
+            columns = self.columns
+            return [dict(zip(columns, row, strict=True)) for row in rows]
+        cells: Sequence[Sequence[Any]] = self._mark(rows) if absent else rows
+        if self.reorder:
+            undefined = (PydanticUndefined,)
+            return [self.pick((*row, *undefined)) for row in cells]
+        return cells
+
     def _mapping(self, row: Sequence[str]) -> dict[str, Any]:
         columns, absent = self.columns, self.absent
+        if len(self.used) == len(columns) and absent.isdisjoint(row):
+            return dict(zip(columns, row, strict=True))
         return {columns[index]: row[index] for index in self.used if row[index] not in absent}
 
     def _mark(self, rows: Sequence[Sequence[str]]) -> list[Sequence[Any]]:
@@ -215,26 +230,6 @@ class CellValidator:
             else [mark if cell in absent else cell for cell, mark in zip(row, marks, strict=True)]
             for row in rows
         ]
-
-    def _build(self, values: list[Any], rows: Sequence[Sequence[str]], *, absent: bool) -> list[Any]:
-        """Make instances of valid tuples, without validating them a second time."""
-        model, fields, given = self.model, self.fields, self.given
-        built: list[Any] = []
-        for index, value in enumerate(values):
-            if value is None:
-                built.append(None)
-                continue
-            known = given.copy()
-            if absent and not self.absent.isdisjoint(rows[index]):
-                row = (*rows[index], "")
-                known = {field for field, at in zip(fields, self.order, strict=True) if row[at] not in self.absent}
-            record = NEW(model)
-            SET(record, "__dict__", dict(zip(fields, value, strict=True)))
-            SET(record, "__pydantic_fields_set__", known)
-            SET(record, "__pydantic_extra__", None)
-            SET(record, "__pydantic_private__", None)
-            built.append(record)
-        return built
 
 
 def row_getter_at(order: Sequence[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:

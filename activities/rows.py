@@ -22,7 +22,7 @@ from contracts.loads import Reject, RejectError
 from contracts.pipeline import is_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydantic import BaseModel
 
@@ -152,20 +152,39 @@ class CsvReader:
         return lines, texts, [item.split(delimiter) for item in texts]
 
     def _split_quoted(self, line: int, text: str) -> tuple[list[int], list[str], list[list[str]]]:
-        """Split text with quotes by `csv.reader`, which is fed one physical line at a time."""
+        """Split text with quotes: by `csv.reader` from a line with a quote on, other lines at once."""
+        delimiter = self.delimiter
         physical = text.split("\n")
-        reader = csv.reader(io.StringIO(text, newline="\n"), delimiter=self.delimiter)
+        if not physical[-1]:
+            physical.pop()
         lines: list[int] = []
         texts: list[str] = []
         rows: list[list[str]] = []
-        before = 0
-        for row in reader:
-            after = reader.line_num
-            if row:
-                lines.append(line + before)
-                texts.append(physical[before] if after == before + 1 else "\n".join(physical[before:after]))
-                rows.append(row)
-            before = after
+        size, returns, cursor = len(physical), "\r" in text, 0
+
+        def following() -> Iterator[str]:
+            # A record may go on over the lines that follow; the reader takes as many as it needs.
+            nonlocal cursor
+            while cursor < size:
+                cursor += 1
+                yield physical[cursor - 1] + "\n"
+
+        reader = csv.reader(following(), delimiter=delimiter)
+        while cursor < size:
+            at = cursor
+            item = physical[at]
+            if '"' in item:
+                row = next(reader)
+                if cursor > at + 1:
+                    item = "\n".join(physical[at:cursor])
+            else:
+                cursor += 1
+                if not item or item == "\r":
+                    continue
+                row = (item[:-1] if returns and item[-1] == "\r" else item).split(delimiter)
+            lines.append(line + at)
+            texts.append(item)
+            rows.append(row)
         return lines, texts, rows
 
     def _split_one_by_one(self, block: Block, rejects: list[Reject]) -> tuple[list[int], list[str], list[list[str]]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 QUOTED_LIMIT = 1 << 20
 RECORD_LIMIT = 4 << 20
+TAIL = 1 << 15
 WINDOW = 1 << 20
 """The largest window: no quoted field that closes inside one can be over its limit."""
 
@@ -44,12 +45,23 @@ class Grammar:
     """The patterns of one delimiter; without one (NDJSON) every newline is a boundary."""
 
     records: re.Pattern[bytes] | None
+    fields: re.Pattern[bytes]
     plain: re.Pattern[bytes]
     quoted: re.Pattern[bytes]
 
     def last_boundary(self, data: bytes, at: int, stop: int) -> int:
         """Find the end of the last whole record in [at, stop), or `at`. A record has to begin at `at`."""
         if self.records is not None and data.find(b'"', at, stop) >= 0:
+            if stop - at > 2 * TAIL:
+                # Fields are passed over faster than records. Where that ends no quote is open, so the boundaries
+                # behind it are found as if a record began there.
+                cut = stop - TAIL
+                while data[cut - 1] == QUOTE and cut > at:
+                    cut -= 1  # Two quotes in a row are one character of a field; a cut must not part them.
+                outside = self.fields.match(data, at, cut)
+                found = None if outside is None else self.records.match(data, outside.end(), stop)
+                if outside is not None and found is not None and found.end() > outside.end():
+                    return found.end()
             found = self.records.match(data, at, stop)
             return at if found is None else found.end()
         return data.rfind(b"\n", at, stop) + 1 or at
@@ -83,6 +95,7 @@ class Grammar:
 
 
 NEWLINE = 0x0A
+QUOTE = 0x22
 
 
 @lru_cache(maxsize=16)
@@ -90,11 +103,17 @@ def grammar(delimiter: str | None) -> Grammar:
     """Compile the patterns for a delimiter, or for lines without quoting."""
     quoted = re.compile(rb'(?:[^"]++|"")*+')
     if delimiter is None:
-        return Grammar(records=None, plain=re.compile(rb"[^\n]*+"), quoted=quoted)
+        return Grammar(records=None, fields=quoted, plain=re.compile(rb"[^\n]*+"), quoted=quoted)
     d = re.escape(delimiter.encode())
     # A quote opens a field only right after a delimiter or a newline; elsewhere it is a character.
     pattern = rb'(?:(?:[^"\n]++|(?<=[D\n])"(?:[^"]++|"")*+"|(?<![D\n])")*+\n)*+'.replace(b"D", d)
-    return Grammar(records=re.compile(pattern), plain=re.compile(rb"[^D\n]*+".replace(b"D", d)), quoted=quoted)
+    fields = rb'(?:[^"]++|(?<=[D\n])"(?:[^"]++|"")*+"|(?<![D\n])")*+'.replace(b"D", d)
+    return Grammar(
+        records=re.compile(pattern),
+        fields=re.compile(fields),
+        plain=re.compile(rb"[^D\n]*+".replace(b"D", d)),
+        quoted=quoted,
+    )
 
 
 class Scanner:

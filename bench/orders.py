@@ -54,7 +54,7 @@ class OrderRow(Order):
 
 def add_total(order: Order) -> OrderRow:
     """Derive what the order costs."""
-    return OrderRow.model_construct(**order.__dict__, total=order.price * order.quantity)
+    return OrderRow(**order.__dict__, total=order.price * order.quantity)
 
 
 orders = Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=("order_id",)))

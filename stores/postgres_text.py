@@ -182,15 +182,28 @@ def print_column(column: Column, values: Sequence[Any]) -> Sequence[str]:
     if kinds == {QUICK.get(column.type)} and zones_fit(column, values):
         printed = to_json(values).decode()[1:-1].replace('"', "").split(",")
         return [ABSENT if text == "null" else text for text in printed] if optional else printed
+    if column.type == "numeric" and kinds == {Decimal} and not optional:
+        return list(map(str, values))
     texts: Sequence[str | None] = values
     if column.type != "text" or kinds != {str}:
         texts = [print_value(column, value) for value in values]
         optional = True
     if column.type in ESCAPED:
-        whole = "".join(filter(None, texts))
+        whole = "\0".join([text for text in texts if text is not None])
         if "\\" in whole or "\t" in whole or "\n" in whole or "\r" in whole:
-            return [ABSENT if text is None else text.translate(SPECIAL) for text in texts]
+            return escape_column(texts, whole)
     return [ABSENT if text is None else text for text in texts] if optional else cast("Sequence[str]", texts)
+
+
+def escape_column(texts: Sequence[str | None], whole: str) -> list[str]:
+    """Escape a column at once; `whole` is its texts with a NUL between them, which no text of a table can hold."""
+    parts = whole.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r").split("\0")
+    if len(parts) != len(texts) - texts.count(None):
+        return [ABSENT if text is None else text.translate(SPECIAL) for text in texts]
+    if len(parts) == len(texts):
+        return parts
+    following = iter(parts)
+    return [ABSENT if text is None else next(following) for text in texts]
 
 
 def zones_fit(column: Column, values: Sequence[Any]) -> bool:
