@@ -14,6 +14,8 @@ from starter.output import Output
 from starter.tickets import TicketState
 
 LINE_SECONDS = 2.0
+TELLING = 0.02
+"""The part of a whole that has to be done before the time left can be told from it."""
 
 
 class Report:
@@ -25,6 +27,8 @@ class Report:
         self._began = time.monotonic()
         self._said = 0.0
         self._last = ""
+        self._first_done: int | None = None
+        self._first_rows: int | None = None
         self._bar: Progress | None = None
         self._row: TaskID | None = None
         if sys.stderr.isatty():
@@ -55,18 +59,25 @@ class Report:
             self._bar.update(self._row, completed=done, total=total or None, remark=remark)
             return
         now = time.monotonic()
+        self._first_done = done if self._first_done is None else self._first_done
         line = f"{self._title}: {done:,} of {total:,} bytes" if total else f"{self._title}: {done:,} bytes"
         line += f", {remark}" if remark else ""
         if now - self._said >= LINE_SECONDS and line != self._last:
-            left = (now - self._began) * (total - done) / done if 0 < done < total else 0
-            self._output.note(f"{line}, about {left:.0f} s left" if left else line)
+            new = done - self._first_done
+            left = (now - self._began) * (total - done) / new if new > total * TELLING else 0
+            self._output.note(f"{line}, about {left:.0f} s left" if left >= 1 else line)
             self._said, self._last = now, line
 
     def show_state(self, state: TicketState) -> None:
-        """Show how a load stands: bytes, rows and rows a second."""
+        """Show how a load stands: bytes, rows and, while it runs, rows a second since the first look."""
         rows = state.counts.read
-        seconds = max(time.monotonic() - self._began, 0.001)
-        remark = f"{rows:,} rows, {rows / seconds:,.0f}/s"
+        self._first_rows = rows if self._first_rows is None else self._first_rows
+        remark = f"{rows:,} rows"
+        if state.status == "waiting":
+            # No rate, which would fall for as long as it waits, and make a new line of each look.
+            remark += ", waiting"
+        elif rows > self._first_rows:
+            remark += f", {(rows - self._first_rows) / max(time.monotonic() - self._began, 0.001):,.0f}/s"
         if state.counts.rejected:
             remark += f", {state.counts.rejected:,} rejected"
         summary = state.summary

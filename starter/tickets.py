@@ -51,7 +51,10 @@ OVER: Mapping[LoadStatus, Exit] = {
 
 
 class TicketState(Frozen):
-    """How a ticket's run stands. `reason` explains every status but `running` and `completed`."""
+    """How a ticket's run stands. `reason` explains every status but `running` and `completed`.
+
+    `known` says that an upload found the load of the same file, and started none.
+    """
 
     ticket: str
     status: LoadStatus
@@ -63,6 +66,7 @@ class TicketState(Frozen):
     summary: LoadSummary | None = None
     record: dict[str, JsonValue] | None = None
     errors: tuple[FieldError, ...] = ()
+    known: bool = False
 
     @property
     def exit(self) -> Exit:

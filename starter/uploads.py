@@ -133,7 +133,7 @@ class Uploads:
             # The path is hashed first, so that a file that is known costs no second transfer.
             found = await self.find(ticket_of(pipeline, sha256))
             if found and is_standing(found):
-                return found
+                return found.model_copy(update={"known": True})
         file = await self.store(pipeline, source, sha256, show)
         ticket = ticket_of(pipeline, file.sha256) + suffix
         series = f"file/{file.sha256}" + (suffix if again and not options.dry_run else "")
@@ -141,7 +141,7 @@ class Uploads:
             found = await self.find(ticket)
             if found and is_standing(found):
                 await self._objects.delete(file.key)
-                return found
+                return found.model_copy(update={"known": True})
         run = LoadRun(pipeline=pipeline, file=file, series=series, options=options, chunk_bytes=self._chunk_bytes)
         await self.start(run, ticket)
         return await look(self._client, self._settings, ticket)
@@ -199,7 +199,7 @@ class Uploads:
             raise CommandError(Exit.USAGE, message)
         if state.status != "waiting":
             message = f"{ticket} is {state.status}; only a waiting load can be resumed."
-            if state.status in {"failed", "cancelled", "stopped"}:
+            if state.status in {"failed", "cancelled", "stopped"} and is_first(ticket):
                 message += " Upload its file again to go on where it ended."
             raise CommandError(Exit.FAILED, message)
         file = None
@@ -227,6 +227,11 @@ class Uploads:
 def is_standing(state: TicketState) -> bool:
     """Say whether a load needs no new start: it runs, waits, or completed."""
     return state.status in {"running", "waiting", "completed"}
+
+
+def is_first(ticket: str) -> bool:
+    """Say whether a ticket names a file's own load, and neither a check nor one more load of the same file."""
+    return ticket.count("/") == ticket_of("", "").count("/")
 
 
 def ticket_of(pipeline: str, sha256: str) -> str:

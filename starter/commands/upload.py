@@ -62,6 +62,11 @@ async def store_and_start(
                 state = await Uploads(client, objects, settings).upload(
                     pipeline, source, options, again=again, show=report.show
                 )
+        if state.known:
+            output.note(
+                "The same file was uploaded before: this is that load, with the options it was given. "
+                "--again loads the file once more."
+            )
         return await follow(output, client, settings, state) if wait else state
 
 
@@ -86,9 +91,10 @@ def finish(output: Output, state: TicketState, *, waited: bool) -> None:
             output.note(state.reason)
         raise typer.Exit(state.exit)
     document = {"ticket": state.ticket, "status": state.status, "url": state.url}
-    output.result(
-        document, state.ticket, f"  {state.status}; follow it: starter status {state.ticket} --watch", f"  {state.url}"
-    )
+    how = f"follow it: starter status {state.ticket} --watch"
+    if state.exit is not Exit.ACCEPTED or state.status == "waiting":
+        how = f"see: starter status {state.ticket}"
+    output.result(document, state.ticket, f"  {state.status}; {how}", f"  {state.url}")
 
 
 def rejects(context: typer.Context, ticket: Ticket) -> None:
