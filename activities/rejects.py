@@ -54,6 +54,8 @@ class RejectLog:
         """Store the object, with rows that the sink refused (sorted by line) in their places; None if all is well."""
         later = [(reject.line, f"{reject.model_dump_json()}\n".encode()) for reject in refused]
         if not self.count and not later:
+            # An earlier try, which never committed, may have left rejects that are none any more.
+            await objects.delete(key)
             return None
         await objects.put_stream(key, parts(heapq.merge(self._lines(), later)))
         return key

@@ -13,7 +13,7 @@ from temporalio import activity
 from activities.failures import conflict, rejection, translated
 from activities.process import run_process
 from activities.validate import check_values, validate_payload
-from contracts.errors import UnknownPipelineError
+from contracts.errors import RecordRefusedError, UnknownPipelineError
 from contracts.ports import Item
 from contracts.record import FieldError
 from contracts.requests import RequestInput, RequestResult
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from contracts.pipeline import Pipeline
-    from contracts.ports import Sink
+    from contracts.ports import Receipt, Sink
 
 
 def find_pipeline(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
@@ -47,19 +47,37 @@ class RequestActivities:
         """Commit one request's record. Fails with `REJECTED` or `CONFLICT` when trying again cannot help."""
         with translated():
             pipeline = find_pipeline(self.pipelines, request.pipeline)
-            check_values(request.record)
-            row = await run_process(pipeline, validate_payload(pipeline, request.record))
+            table = pipeline.table
+            unit = Unit.alone(pipeline.name, f"request/{request.key}")
+            await self.sink.prepare(table)
+            try:
+                check_values(request.record)
+                row = await run_process(pipeline, validate_payload(pipeline, request.record))
+            except RecordRefusedError:
+                # An earlier try may have committed, and the pipeline's code changed since: what is stored counts.
+                receipt = await self.sink.find_receipt(unit)
+                if receipt is None:
+                    raise
+                return repeat_of(request, receipt)
             if row is None:
-                return RequestResult(record=None)
-            item = Item(
-                unit=Unit.alone(pipeline.name, f"request/{request.key}"),
-                fingerprint=request.fingerprint,
-                row=pipeline.table.row_of(row),
-            )
-            await self.sink.prepare(pipeline.table)
-            [outcome] = await self.sink.write(pipeline.table, [item])
-        if outcome.status == "refused":
-            raise rejection([FieldError(field=outcome.column, code=outcome.code, message=outcome.message)])
+                receipt = await self.sink.find_receipt(unit)
+                return RequestResult(record=None) if receipt is None else repeat_of(request, receipt)
+            item = Item(unit=unit, fingerprint=request.fingerprint, row=table.row_of(row))
+            [outcome] = await self.sink.write(table, [item])
+            if outcome.status == "refused":
+                receipt = await self.sink.find_receipt(unit)
+                if receipt is not None:
+                    return repeat_of(request, receipt)
+                raise rejection([FieldError(field=outcome.column, code=outcome.code, message=outcome.message)])
         if outcome.status == "conflict":
             raise conflict(request.key)
-        return RequestResult(record=None if outcome.record is None else json.loads(outcome.record))
+        return RequestResult(
+            record=None if outcome.record is None else json.loads(outcome.record), repeat=outcome.status == "repeat"
+        )
+
+
+def repeat_of(request: RequestInput, receipt: Receipt) -> RequestResult:
+    """Answer with what was stored for this request before. Fails with `CONFLICT` if that was another payload."""
+    if receipt.fingerprint != request.fingerprint:
+        raise conflict(request.key)
+    return RequestResult(record=json.loads(receipt.result), repeat=True)

@@ -26,9 +26,13 @@ class RequestInput(Frozen):
 
 
 class RequestResult(Frozen):
-    """What a committed request leaves behind: the stored record, or None if `process` dropped it."""
+    """What a committed request leaves behind: the stored record, or None if `process` dropped it.
+
+    `repeat` says that it was committed before, which only its receipt remembers once the first run is gone.
+    """
 
     record: dict[str, JsonValue] | None
+    repeat: bool = False
 
 
 class SubmitAnswer(Frozen):

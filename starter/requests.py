@@ -30,7 +30,7 @@ from contracts.record import FieldError
 from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult, SubmitAnswer
 from starter.exits import CommandError, Exit
 from starter.services import Settings, is_outage, link, naming_temporal
-from workflows.options import PATTERN, PIPELINE, PIPELINES
+from workflows.options import PATTERN, PIPELINE, PIPELINES, STATUS
 from workflows.submit import Submit
 
 DEADLINE = timedelta(seconds=10)
@@ -107,6 +107,7 @@ async def start(client: Client, request: RequestInput, ticket: str) -> WorkflowH
             [
                 SearchAttributePair(PIPELINE, request.pipeline),
                 SearchAttributePair(PATTERN, "submit"),
+                SearchAttributePair(STATUS, "accepted"),
             ]
         ),
         static_summary=f"one record for {request.pipeline}, key {request.key}"[:200],
@@ -129,7 +130,8 @@ async def answer_of(handle: WorkflowHandle[Submit, RequestResult], answer: Submi
                 raise
             await asyncio.sleep(min(PAUSE, max(0.0, end - time.monotonic())))
             continue
-        return answer.model_copy(update={"status": "committed", "record": result.record})
+        repeat = answer.repeat or result.repeat
+        return answer.model_copy(update={"status": "committed", "record": result.record, "repeat": repeat})
     return answer
 
 

@@ -25,17 +25,19 @@ from temporalio.common import (
     WorkflowIDReusePolicy,
 )
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from contracts.loads import Counts, LoadOptions, LoadRun, LoadSummary, RejectLimit, ResumeLoad, StoredFile
 from contracts.ports import ObjectStore, StoredObject
 from starter.exits import CommandError, Exit
 from starter.services import Settings, naming_temporal
 from starter.tickets import TicketState, look
-from workflows.options import PATTERN, PIPELINE, PIPELINES
+from workflows.options import PATTERN, PIPELINE, PIPELINES, STATUS
 from workflows.upload import Upload
 
 BLOCK = 1024 * 1024
 HASH_CHARACTERS = 32
+CHUNK_BYTES_MEMO = "chunk_bytes"
 CHUNK_BYTES = LoadRun.model_fields["chunk_bytes"].default
 
 Showing = Callable[[int, int], None]
@@ -137,12 +139,15 @@ class Uploads:
         file = await self.store(pipeline, source, sha256, show)
         ticket = ticket_of(pipeline, file.sha256) + suffix
         series = f"file/{file.sha256}" + (suffix if again and not options.dry_run else "")
-        if not suffix and not sha256:
+        if not suffix:
+            # Looked up even if it was before: another upload of the same file may have been faster.
             found = await self.find(ticket)
             if found and is_standing(found):
-                await self._objects.delete(file.key)
+                if not sha256:
+                    await self._objects.delete(file.key)
                 return found.model_copy(update={"known": True})
-        run = LoadRun(pipeline=pipeline, file=file, series=series, options=options, chunk_bytes=self._chunk_bytes)
+        chunk_bytes = await self.chunk_bytes_of(ticket)
+        run = LoadRun(pipeline=pipeline, file=file, series=series, options=options, chunk_bytes=chunk_bytes)
         await self.start(run, ticket)
         return await look(self._client, self._settings, ticket)
 
@@ -150,8 +155,21 @@ class Uploads:
         """Look a load up, or return None."""
         try:
             return await look(self._client, self._settings, ticket)
-        except CommandError:
+        except CommandError as error:
+            if error.status != Exit.UNKNOWN:
+                raise
             return None
+
+    async def chunk_bytes_of(self, ticket: str) -> int:
+        """Return the size of chunks that a load had when it was last started: its receipts name byte ranges."""
+        with naming_temporal(self._settings):
+            try:
+                described = await self._client.get_workflow_handle(ticket).describe()
+            except RPCError as error:
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise
+                return self._chunk_bytes
+        return await described.memo_value(CHUNK_BYTES_MEMO, self._chunk_bytes, type_hint=int)
 
     async def store(self, pipeline: str, source: Source, sha256: str | None, show: Showing) -> StoredFile:
         """Bring the bytes into the object store, unless they are there. The store verifies every part's checksum.
@@ -178,11 +196,15 @@ class Uploads:
                     # it committed from happening twice.
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                    memo={"summary": LoadSummary(status="running", counts=Counts(), total_bytes=0)},
+                    memo={
+                        "summary": LoadSummary(status="running", counts=Counts(), total_bytes=0),
+                        CHUNK_BYTES_MEMO: run.chunk_bytes,
+                    },
                     search_attributes=TypedSearchAttributes(
                         [
                             SearchAttributePair(PIPELINE, run.pipeline),
                             SearchAttributePair(PATTERN, "upload"),
+                            SearchAttributePair(STATUS, "running"),
                         ]
                     ),
                     static_summary=f"{checked} {run.file.name} into {run.pipeline}"[:200],

@@ -117,7 +117,8 @@ class Upload:
             return False
         settled = self.counts
         loaded = (*self.carried.loaded, correction.file.sha256)
-        series = f"{self.input.series}/corrections/{len(loaded)}/{correction.file.sha256}"
+        # Not numbered: given again after the load was cancelled and started anew, it is the same series.
+        series = f"{self.input.series}/corrections/{correction.file.sha256}"
         self.carry(
             # The rejected rows come again in the corrected file; all others are settled.
             settled=settled.model_copy(update={"read": settled.read - settled.rejected, "rejected": 0}),

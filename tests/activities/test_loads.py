@@ -19,10 +19,10 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.files import FileActivities
 from activities.loads import LoadActivities
-from activities.rejects import print_rejects, read_rejects
+from activities.rejects import RejectLog, print_rejects, read_rejects
 from contracts import Pipeline, PostgresTable, Record
 from contracts.errors import UnavailableError
-from contracts.loads import Chunk, Counts, InspectFile, LoadChunk, PlanChunks, Reject, StoredFile, TextFile
+from contracts.loads import Chunk, Counts, InspectFile, LoadChunk, PlanChunks, Reject, RejectError, StoredFile, TextFile
 from contracts.units import Unit
 from stores.memory_objects import MemoryObjectStore
 from stores.memory_sink import MemorySink
@@ -298,3 +298,12 @@ async def test_big_blocks_keep_lines_exact_and_the_activity_heartbeats() -> None
     assert reject.line == data[: data.index(b"bad,row")].count(b"\n") + 1
     assert beats
     assert json.loads(result.model_dump_json())["rejects"] == result.rejects
+
+
+async def test_rejects_of_a_try_that_never_committed_do_not_stay() -> None:
+    objects = MemoryObjectStore()
+    log = RejectLog()
+    log.add([Reject(line=2, errors=(RejectError(column="id", code="c", message="m"),), row="x")])
+    assert await log.write(objects, "rejects/0.ndjson") == "rejects/0.ndjson"
+    assert await RejectLog().write(objects, "rejects/0.ndjson") is None
+    assert await objects.find("rejects/0.ndjson") is None

@@ -39,12 +39,35 @@ async def test_a_repeat_writes_nothing_and_returns_the_stored_record() -> None:
     activities = RequestActivities({"orders": ORDERS}, sink)
     first = await activities.store_record(request(id=1, name="a"))
     assert first.record == {"id": 1, "name": "a"}
-    assert await activities.store_record(request(id=1, name="a")) == first
+    assert not first.repeat
+    again = await activities.store_record(request(id=1, name="a"))
+    assert again.repeat
+    assert again.record == first.record
     assert len(sink.rows("orders")) == 1
     with pytest.raises(ApplicationError) as caught:
         await activities.store_record(request(id=1, name="b"))
     assert caught.value.type == CONFLICT
     assert caught.value.category == ApplicationErrorCategory.BENIGN
+
+
+async def test_what_was_committed_stays_committed_when_the_code_changes_before_the_next_try() -> None:
+    def refuse(_: Order) -> Order | None:
+        message = "stricter now"
+        raise ValueError(message)
+
+    def drop(_: Order) -> Order | None:
+        return None
+
+    sink = MemorySink()
+    first = await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="a"))
+    for changed in (refuse, drop):
+        pipeline = Pipeline(name="orders", record=Order, sink=ORDERS.sink, process=changed)
+        again = await RequestActivities({"orders": pipeline}, sink).store_record(request(id=1, name="a"))
+        assert again.record == first.record
+        assert again.repeat
+        with pytest.raises(ApplicationError) as caught:
+            await RequestActivities({"orders": pipeline}, sink).store_record(request(id=1, name="b"))
+        assert caught.value.type == CONFLICT
 
 
 async def test_a_refused_record_says_why_and_is_not_tried_again() -> None:
