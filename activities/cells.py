@@ -148,11 +148,10 @@ class CellValidator:
         self.validator = string_validator(self.model)
         self.instances = pipeline.process is not None
         self.getter = row_getter(tuple(column.name for column in pipeline.table.columns))
-        self.fields = tuple(self.model.model_fields)
         plain = plain_fields(self.model)
         self.batch = None if plain is None else self._models(plain) if self.instances else self._tuples(plain)
         by_field = {names[columns[index]]: index for index in self.used}
-        self.order = [by_field.get(field, len(columns)) for field in self.fields]
+        self.order = [by_field.get(field, len(columns)) for field in self.model.model_fields]
         self.reorder = self.order != list(range(len(columns)))
         self.pick = row_getter_at(self.order)
         defaults = {name for name, schema in (plain or {}).items() if schema["type"] == "default"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
-from activities.failures import conflict, rejection, translated
+from activities.failures import conflict, translated
 from activities.process import run_process
 from activities.validate import check_values, validate_payload
 from contracts.errors import RecordRefusedError, UnknownPipelineError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from contracts.pipeline import Pipeline
     from contracts.ports import Receipt, Sink
+    from contracts.table import Row, Table
 
 
 def find_pipeline(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
@@ -53,22 +54,22 @@ class RequestActivities:
             try:
                 check_values(request.record)
                 row = await run_process(pipeline, validate_payload(pipeline, request.record))
+                if row is not None:
+                    return await self._write(request, table, unit, table.row_of(row))
             except RecordRefusedError:
-                # An earlier try may have committed, and the pipeline's code changed since: what is stored counts.
-                receipt = await self.sink.find_receipt(unit)
-                if receipt is None:
+                if (receipt := await self.sink.find_receipt(unit)) is None:
                     raise
-                return repeat_of(request, receipt)
-            if row is None:
-                receipt = await self.sink.find_receipt(unit)
-                return RequestResult(record=None) if receipt is None else repeat_of(request, receipt)
-            item = Item(unit=unit, fingerprint=request.fingerprint, row=table.row_of(row))
-            [outcome] = await self.sink.write(table, [item])
-            if outcome.status == "refused":
-                receipt = await self.sink.find_receipt(unit)
-                if receipt is not None:
-                    return repeat_of(request, receipt)
-                raise rejection([FieldError(field=outcome.column, code=outcome.code, message=outcome.message)])
+            else:
+                if (receipt := await self.sink.find_receipt(unit)) is None:
+                    return RequestResult(record=None)
+            # An earlier try committed, and the pipeline's code changed since: what is stored counts.
+            return repeat_of(request, receipt)
+
+    async def _write(self, request: RequestInput, table: Table, unit: Unit, row: Row) -> RequestResult:
+        """Commit the row. Raises `RecordRefusedError` if the sink refuses it, and fails with `CONFLICT`."""
+        [outcome] = await self.sink.write(table, [Item(unit=unit, fingerprint=request.fingerprint, row=row)])
+        if outcome.status == "refused":
+            raise RecordRefusedError((FieldError(field=outcome.column, code=outcome.code, message=outcome.message),))
         if outcome.status == "conflict":
             raise conflict(request.key)
         return RequestResult(
