@@ -15,7 +15,7 @@ from activities.failures import translated
 from activities.pulse import Pulse, ahead, pulse
 from activities.rejects import RejectLog, reject_key
 from activities.requests import find_pipeline
-from activities.rows import BlockValidator, Rows
+from activities.rows import BlockValidator
 from activities.scan import read_blocks, split_records
 from contracts.loads import ChunkResult, Counts, LoadChunk, Reject, RejectError
 from contracts.ports import LoadOutcome, Refusal
@@ -23,6 +23,7 @@ from contracts.ports import LoadOutcome, Refusal
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
+    from activities.records import Rows
     from contracts.pipeline import Pipeline
     from contracts.ports import ObjectStore, Sink
     from contracts.table import Row

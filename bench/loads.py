@@ -55,6 +55,8 @@ def measure_speed(servers: Servers, path: Path, rows: int, rounds: int) -> list[
     uploads: dict[str, list[float]] = {pipeline: [] for pipeline in PIPELINES}
     events = 0
     for turn in range(1, rounds + 1):
+        # Another file each time: one that is stored already would not be stored again, which is part of the work.
+        write_orders(path, rows, first=1 + turn * rows)
         asyncio.run(clear(servers.dsn, RAW))
         copies.append(asyncio.run(copy_raw(servers.dsn, path)))
         asyncio.run(compare(servers.dsn, RAW, path))

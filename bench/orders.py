@@ -1,6 +1,6 @@
 """The pipelines that are measured, `orders` and `orders_with_total`, and the file that they load.
 
-The file is the same for the same number of rows: 7 columns, about 86 bytes a row, with quoted commas, quotes and
+The file is the same for the same number of rows and first number: 7 columns, about 86 bytes a row, with quoted commas, quotes and
 line breaks among the notes, absent notes, and time stamps of several zones.
 """
 
@@ -66,9 +66,9 @@ orders_with_total = Pipeline(
 )
 
 
-def rows(count: int) -> Iterator[tuple[str, ...]]:
+def rows(count: int, first: int = 1) -> Iterator[tuple[str, ...]]:
     """Generate the cells of `count` orders, by arithmetic only, so that they are the same everywhere."""
-    for number in range(1, count + 1):
+    for number in range(first, first + count):
         cents = 99 + number * 2654435761 % 250_000
         placed = (FIRST + timedelta(seconds=number * 7)).astimezone(ZONES[number % len(ZONES)])
         # One note in a thousand has a line break: enough that splitting a file at newlines would show.
@@ -84,9 +84,9 @@ def rows(count: int) -> Iterator[tuple[str, ...]]:
         )
 
 
-def write_orders(path: Path, count: int) -> None:
-    """Write the file of `count` orders."""
+def write_orders(path: Path, count: int, first: int = 1) -> None:
+    """Write the file of `count` orders, numbered from `first` on."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(rows(count))
+        writer.writerows(rows(count, first))

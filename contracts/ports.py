@@ -113,7 +113,8 @@ class Sink(Protocol):
 
         `settle` is called once, after the last row and before the commit, and what it returns is stored in the
         receipt; if it raises, nothing is committed. If the unit has a receipt, neither `blocks` nor `settle` is
-        touched. Within one series the outcome is as if its units had been loaded in the order of their
+        touched. A block may be `contracts.blocks.TextRows`, whose text a sink may take in place of its values.
+        Within one series the outcome is as if its units had been loaded in the order of their
         positions, whichever comes first (`update`: the last row of a key stays; `ignore`: the first one);
         for `reject` the caller has to load them in order. Raises `ReceiptMismatchError`.
         """

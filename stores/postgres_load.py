@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from contracts.blocks import TextRows
 from contracts.ports import LoadOutcome, Refusal
 from contracts.table import RECEIPT_COLUMN
+from stores.postgres_csv import csv_columns, csv_text
 from stores.postgres_errors import row_fault
 from stores.postgres_tables import column_names, listed, quoted, table_name
 from stores.postgres_text import copy_text, staged_text
@@ -62,9 +64,15 @@ class Loading:
         if self.staged or not block:
             return None
         try:
-            return copy_text(self.table, block, suffix=str(self.unit.receipt))
+            return self.text_of(block)
         except ValueError:
             return None
+
+    def text_of(self, block: Sequence[Row]) -> bytes:
+        """Print a block for COPY, as CSV if it is text already. Raises `ValueError`."""
+        if isinstance(block, TextRows):
+            return csv_text(self.table, block, str(self.unit.receipt))
+        return copy_text(self.table, block, suffix=str(self.unit.receipt))
 
     async def add(self, block: Sequence[Row], text: bytes | None = None) -> None:
         """Write a block of rows, whose text may be known. `sent` is set once the caller may use the CPU again."""
@@ -84,15 +92,20 @@ class Loading:
             if not piece:
                 continue
             try:
-                written, taken = await self.put(piece)
+                written, refused = await self.put(piece)
             except Exception as error:
-                if isinstance(error, asyncpg.UniqueViolationError) and self.table.key and not self.staged:
+                taken = isinstance(error, asyncpg.UniqueViolationError) and self.table.key is not None
+                if taken and not self.staged:
                     self.staged = True
                     pieces.append((start, piece))
                     continue
                 fault = row_fault(error)
                 if fault is None:
                     raise
+                if isinstance(piece, TextRows):
+                    # Which of its rows it was is found among their values; a line of the text may be any of them.
+                    pieces.append((start, piece[:]))
+                    continue
                 line = 1 if len(piece) == 1 else fault.line
                 if line is None or not 1 <= line <= len(piece):
                     middle = len(piece) // 2
@@ -105,8 +118,8 @@ class Loading:
                 pieces.append((start, piece[: line - 1]))
             else:
                 self.written += written
-                self.duplicates += len(piece) - written - len(taken)
-                self.refused += [Refusal(start + ordinal, *self.taken_reason()) for ordinal in taken]
+                self.duplicates += len(piece) - written - len(refused)
+                self.refused += [Refusal(start + ordinal, *self.taken_reason()) for ordinal in refused]
 
     def taken_reason(self) -> tuple[str, str, str]:
         """Explain why a row whose key is taken is refused: code, message, column."""
@@ -123,14 +136,18 @@ class Loading:
                 return await self.merge()
         # The first piece of a block is the block itself; its text is good once.
         ahead, self.ahead = self.ahead, None
-        text = ahead or copy_text(self.table, piece, suffix=str(self.unit.receipt))
+        text = ahead or self.text_of(piece)
+        columns, delimiter = [*column_names(self.table), RECEIPT_COLUMN], None
+        if isinstance(piece, TextRows):
+            columns, delimiter = csv_columns(piece), piece.delimiter
         async with self.connection.transaction():
             status = await self.connection.copy_to_table(
                 self.table.name,
                 schema_name=self.table.schema,
-                columns=[*column_names(self.table), RECEIPT_COLUMN],
+                columns=columns,
                 source=self.sending(text),
-                format="text",
+                format="csv" if delimiter else "text",
+                delimiter=delimiter,
                 timeout=COPY_SECONDS,
             )
             if int(status.split()[-1]) != len(piece):
