@@ -1,7 +1,7 @@
 """The pipelines that are measured, `orders` and `orders_with_total`, and the file that they load.
 
-The file is the same for the same number of rows and first number: 7 columns, about 86 bytes a row, with quoted commas, quotes and
-line breaks among the notes, absent notes, and time stamps of several zones.
+The file is the same for the same number of rows and first number: 7 columns, about 86 bytes a row, with quoted
+commas, quotes and line breaks among the notes, absent notes, and time stamps of several zones.
 """
 
 from __future__ import annotations
