@@ -40,6 +40,8 @@ SESSION = {
     "DateStyle": "ISO, MDY",
     "IntervalStyle": "postgres",
     "standard_conforming_strings": "on",
+    # Whoever meets another attempt's row looks for its receipt next, and has to see it.
+    "default_transaction_isolation": "read committed",
     # A stopped process keeps its locks; these bound how long its retry can be kept waiting.
     "idle_in_transaction_session_timeout": "120s",
     "lock_timeout": "30s",

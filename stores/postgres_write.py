@@ -98,16 +98,7 @@ class Writing:
 
     async def run(self, items: Sequence[Item]) -> list[ItemOutcome]:
         """Write what has no receipt yet, in groups of distinct keys, then the receipts."""
-        outcomes: dict[int, ItemOutcome] = {}
-        if self.receipts:
-            query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
-            rows = await self.connection.fetch(query, [item.unit.receipt for item in items])
-            found = {row["receipt"]: row for row in rows}
-            outcomes = {
-                index: known_outcome(item, found[item.unit.receipt])
-                for index, item in enumerate(items)
-                if item.unit.receipt in found
-            }
+        outcomes = await self.known(items, range(len(items)))
         first_of: dict[UUID, int] = {}
         fresh: list[int] = []
         for index, item in enumerate(items):
@@ -117,6 +108,10 @@ class Writing:
                 fresh.append(index)
         for group in self.groups(items, fresh):
             outcomes |= await self.place(items, group)
+        refused = {items[index].unit.receipt for index in fresh if outcomes[index].status == "refused"}
+        if refused:
+            # What is in the way may be the unit's own row, committed by another attempt since the first look.
+            outcomes |= await self.known(items, [i for i, item in enumerate(items) if item.unit.receipt in refused])
         for index, item in enumerate(items):
             if index not in outcomes:
                 outcomes[index] = self.again(
@@ -126,6 +121,19 @@ class Writing:
         if self.receipts and stored:
             await self.insert_receipts([items[index] for index in stored], [outcomes[index] for index in stored])
         return [outcomes[index] for index in range(len(items))]
+
+    async def known(self, items: Sequence[Item], indexes: Sequence[int]) -> dict[int, ItemOutcome]:
+        """Answer for those of the items that have a receipt by now. Raises `ReceiptMismatchError`."""
+        if not self.receipts:
+            return {}
+        query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+        rows = await self.connection.fetch(query, [items[index].unit.receipt for index in indexes])
+        found = {row["receipt"]: row for row in rows}
+        return {
+            index: known_outcome(items[index], found[items[index].unit.receipt])
+            for index in indexes
+            if items[index].unit.receipt in found
+        }
 
     def again(self, item: Item, first: Item, outcome: ItemOutcome) -> ItemOutcome:
         """Answer for an item whose unit occurred earlier in the same call."""

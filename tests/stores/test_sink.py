@@ -323,6 +323,19 @@ async def test_concurrent_writes_of_one_item_store_it_once(bench: Bench) -> None
         assert len({outcome.record for [outcome] in answers}) == 1
 
 
+@pytest.mark.parametrize("on_conflict", ["update", "ignore", "reject"])
+async def test_concurrent_writes_of_many_items_are_repeats_or_conflicts(bench: Bench, on_conflict: OnConflict) -> None:
+    table = bench.table(on_conflict)
+    await bench.sink.prepare(table)
+    for start in range(0, 30, 3):
+        items = [Item(bench.unit(str(number)), "f", (number, "a")) for number in range(start, start + 3)]
+        others = [Item(item.unit, "g", item.row) for item in items]
+        answers = await asyncio.gather(*(bench.sink.write(table, given) for given in [items, others] * 4))
+        for outcomes in zip(*answers, strict=True):
+            assert sorted(outcome.status for outcome in outcomes) == ["conflict"] * 4 + ["repeat"] * 3 + ["stored"]
+    assert len(await bench.rows(table)) == 30
+
+
 async def test_items_without_a_key_are_appended(bench: Bench) -> None:
     table = bench.table(key=None)
     await bench.sink.prepare(table)
