@@ -19,7 +19,7 @@ from stores.postgres_sink import PostgresSink
 from stores.postgres_write import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from stores.settings import Settings
 
@@ -350,11 +350,13 @@ async def test_an_attempt_overtaken_after_its_look_for_receipts_is_not_refused(
     items.append(Item(items[0].unit, "g", items[0].row))
     place = Writing.place
 
-    async def overtaken(writing: Writing, given: Sequence[Item], group: Sequence[int]) -> dict[int, ItemOutcome]:
+    async def overtaken(
+        writing: Writing, given: Sequence[Item], rows: Mapping[int, Row], group: Sequence[int]
+    ) -> dict[int, ItemOutcome]:
         monkeypatch.setattr(Writing, "place", place)
         [outcome] = await sink.write(table, [Item(items[0].unit, faster, items[0].row)])
         assert outcome.status == "stored"
-        return await place(writing, given, group)
+        return await place(writing, given, rows, group)
 
     monkeypatch.setattr(Writing, "place", overtaken)
     outcomes = await sink.write(table, items)

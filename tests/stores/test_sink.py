@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, NaiveDatetime
 
 from contracts.errors import ReceiptMismatchError, TableMismatchError
-from contracts.ports import Item, LoadOutcome, Refusal, Settled, Sink
+from contracts.ports import Item, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled, Sink
 from contracts.table import OnConflict, PostgresTable, Row, Table
 from contracts.units import Unit
 from stores.memory_sink import MemorySink
@@ -334,6 +334,50 @@ async def test_concurrent_writes_of_many_items_are_repeats_or_conflicts(bench: B
         for outcomes in zip(*answers, strict=True):
             assert sorted(outcome.status for outcome in outcomes) == ["conflict"] * 4 + ["repeat"] * 3 + ["stored"]
     assert len(await bench.rows(table)) == 30
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_an_item_without_a_row_leaves_its_receipt_only(bench: Bench, *, single: bool) -> None:
+    table, empty = bench.table("reject"), Item(bench.unit("empty"), "f", None)
+    await bench.sink.prepare(table)
+    neighbours = [] if single else [Item(bench.unit(name), "f", (number, name)) for number, name in enumerate("ab")]
+    first, *others = await bench.sink.write(table, [empty, *neighbours])
+    assert first == ItemOutcome("stored")
+    assert [json.loads(outcome.record or "")["note"] for outcome in others] == ([] if single else ["a", "b"])
+    # What `process` makes of the payload now does not matter: what was committed counts.
+    for row in (None, (9, "a row by now")):
+        again = [Item(empty.unit, "f", row), *neighbours]
+        assert [outcome.status for outcome in await bench.sink.write(table, again)] == ["repeat"] * len(again)
+        assert (await bench.sink.write(table, again))[0].record is None
+        other = [Item(empty.unit, "g", row), *neighbours]
+        assert (await bench.sink.write(table, other))[0] == ItemOutcome("conflict")
+    assert await bench.rows(table) == [item.row for item in neighbours]
+    receipt = await bench.sink.find_receipt(empty.unit)
+    assert receipt == Receipt(unit=empty.unit.name, result="null", fingerprint="f")
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_stored_item_stays_stored_when_it_comes_without_a_row(bench: Bench, *, single: bool) -> None:
+    table, item = bench.table(), Item(bench.unit("a"), "f", (1, "a"))
+    await bench.sink.prepare(table)
+    [first] = await bench.sink.write(table, [item])
+    empty = [Item(item.unit, "f", None), Item(item.unit, "g", None)]
+    wanted = [ItemOutcome("repeat", record=first.record), ItemOutcome("conflict")]
+    if single:
+        assert [*await bench.sink.write(table, empty[:1]), *await bench.sink.write(table, empty[1:])] == wanted
+    else:
+        assert await bench.sink.write(table, empty) == wanted
+    assert await bench.rows(table) == [(1, "a")]
+
+
+async def test_concurrent_writes_without_a_row_leave_one_receipt(bench: Bench) -> None:
+    table = bench.table()
+    await bench.sink.prepare(table)
+    for count in (1, 2):
+        items = [Item(bench.unit(f"{count}/{number}"), "f", None) for number in range(count)]
+        answers = await asyncio.gather(*(bench.sink.write(table, items) for _ in range(8)))
+        for outcomes in zip(*answers, strict=True):
+            assert sorted(outcome.status for outcome in outcomes) == ["repeat"] * 7 + ["stored"]
 
 
 async def test_items_without_a_key_are_appended(bench: Bench) -> None:
