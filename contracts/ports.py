@@ -127,7 +127,10 @@ class Sink(Protocol):
         receipt; if it raises, nothing is committed. If the unit has a receipt, neither `blocks` nor `settle` is
         touched. Within one series the outcome is as if its units had been loaded in the order of their
         positions, whichever comes first (`update`: the last row of a key stays; `ignore`: the first one);
-        for `reject` the caller has to load them in order. Raises `ReceiptMismatchError`.
+        for `reject` the caller has to load them in order.
+
+        Raises `ReceiptMismatchError`, before `blocks` is touched, also if a unit of the same series that was committed
+        before shares bytes with this one: the file was cut into other chunks then, and rows would come twice.
         """
         ...
 

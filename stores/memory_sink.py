@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from contracts.errors import ReceiptMismatchError, TableMismatchError, UnavailableError
+from contracts.errors import TableMismatchError, UnavailableError
 from contracts.ports import NO_ROW, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled
 from contracts.record import INT64_MAX, INT64_MIN
 from stores.postgres_text import print_row, stored_row
@@ -126,13 +126,13 @@ class MemorySink:
     ) -> Settled:
         """Write many rows under one unit, all at once."""
         self.answer()
-        known = self.proof(unit)
+        known = self.load_proof(unit)
         if known is not None:
             return Settled(result=known.result, repeat=True)
         given = [list(block) async for block in blocks]
         async with self.lock:
             self.answer()
-            known = self.proof(unit)
+            known = self.load_proof(unit)
             if known is not None:
                 return Settled(result=known.result, repeat=True)
             target = self.open_table(table)
@@ -164,10 +164,15 @@ class MemorySink:
         if found is None:
             return None
         pipeline, receipt = found
-        if (pipeline, receipt.unit) != (unit.pipeline, unit.name):
-            message = f"the receipt of {unit.pipeline} {unit.name} belongs to {pipeline} {receipt.unit}"
-            raise ReceiptMismatchError(message)
+        unit.check_receipt(pipeline, receipt.unit)
         return receipt
+
+    def load_proof(self, unit: Unit) -> Receipt | None:
+        """Find the receipt of a load's unit. Raises `ReceiptMismatchError`, also if others have some of its bytes."""
+        for receipt, (_, known) in self.proofs.items():
+            if unit.first <= receipt <= unit.last:
+                unit.check_neighbour(known.unit)
+        return self.proof(unit)
 
 
 def put_row(target: MemoryTable, unit: Unit, row: Row) -> ItemOutcome:

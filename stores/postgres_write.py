@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from contracts.errors import ReceiptMismatchError, TransientError
+from contracts.errors import TransientError
 from contracts.ports import NO_ROW, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
 from stores.postgres_errors import row_fault
@@ -86,17 +86,10 @@ async def write_many(
 
 def known_outcome(item: Item, found: asyncpg.Record) -> ItemOutcome:
     """Answer for an item whose receipt is there. Raises `ReceiptMismatchError`."""
-    check_receipt(item.unit.pipeline, item.unit.name, found)
+    item.unit.check_receipt(found["pipeline"], found["unit"])
     if found["fingerprint"] != item.fingerprint:
         return ItemOutcome(status="conflict")
     return ItemOutcome(status="repeat", record=None if found["result"] == NO_ROW else found["result"])
-
-
-def check_receipt(pipeline: str, unit: str, found: asyncpg.Record) -> None:
-    """Raise `ReceiptMismatchError` if a receipt belongs to another unit."""
-    if (found["pipeline"], found["unit"]) != (pipeline, unit):
-        message = f"the receipt of {pipeline} {unit} belongs to {found['pipeline']} {found['unit']}"
-        raise ReceiptMismatchError(message)
 
 
 class Writing:
@@ -151,9 +144,7 @@ class Writing:
 
     def again(self, item: Item, first: Item, outcome: ItemOutcome) -> ItemOutcome:
         """Answer for an item whose unit occurred earlier in the same call."""
-        if (item.unit.pipeline, item.unit.name) != (first.unit.pipeline, first.unit.name):
-            message = f"the receipt of {item.unit.pipeline} {item.unit.name} belongs to {first.unit.name}"
-            raise ReceiptMismatchError(message)
+        item.unit.check_receipt(first.unit.pipeline, first.unit.name)
         if outcome.status != "stored":
             return outcome
         if item.fingerprint != first.fingerprint:

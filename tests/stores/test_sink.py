@@ -129,6 +129,44 @@ async def test_without_receipts_the_same_load_appends_twice(control: Bench) -> N
     assert await control.rows(table) == [(1, "a"), (1, "a")]
 
 
+@pytest.mark.parametrize("other", [(10, 15), (10, 25), (15, 20), (15, 40), (5, 11), (0, 40), (12, 13), (29, 31)])
+@pytest.mark.parametrize("key", [("id",), None])
+async def test_bytes_that_were_loaded_in_other_chunks_are_not_loaded_again(
+    bench: Bench, key: tuple[str] | None, other: tuple[int, int]
+) -> None:
+    table = bench.table(key=key)
+    await bench.sink.prepare(table)
+    for start in (10, 20):
+        await bench.load(table, bench.chunk(start, start + 10), [(start, "a")])
+
+    async def settle(_: LoadOutcome) -> str:
+        pytest.fail("settle was called")
+
+    with pytest.raises(ReceiptMismatchError, match=r"file/\d+-\d+, which was loaded before.*chunk size"):
+        await bench.sink.load(table, bench.chunk(*other), untouchable(), settle)
+    assert await bench.rows(table) == [(10, "a"), (20, "a")]
+    if other[0] != 10:
+        assert await bench.sink.find_receipt(bench.chunk(*other)) is None
+
+
+async def test_chunks_that_only_touch_and_chunks_of_other_files_are_loaded(bench: Bench) -> None:
+    table = bench.table(key=None)
+    await bench.sink.prepare(table)
+    for start, end in ((10, 20), (30, 40), (20, 30), (0, 10), (40, 41)):
+        assert not (await bench.load(table, bench.chunk(start, end), [(start, "a")]))[0].repeat
+    assert (await bench.load(table, bench.chunk(20, 30), [(20, "a")]))[0].repeat
+    assert not (await bench.load(table, bench.chunk(5, 35, "another file"), [(50, "a")]))[0].repeat
+    assert sorted(row[0] for row in await bench.rows(table)) == [0, 10, 20, 30, 40, 50]
+
+
+async def test_without_receipts_other_chunks_of_the_same_file_append_twice(control: Bench) -> None:
+    table = control.table(key=None)
+    await control.sink.prepare(table)
+    for start, end in ((0, 9), (5, 9)):
+        await control.load(table, control.chunk(start, end), [(5, "a")])
+    assert await control.rows(table) == [(5, "a"), (5, "a")]
+
+
 async def test_an_empty_load_leaves_a_receipt(bench: Bench) -> None:
     table = bench.table()
     await bench.sink.prepare(table)
