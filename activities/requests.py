@@ -1,6 +1,7 @@
 """The one activity behind a request: validate, process, write.
 
-Guarantee: when it returns, the record is committed in the sink exactly once, however often it was tried.
+Guarantee: when it returns, the record is committed in the sink exactly once, however often it was tried; one
+that `process` dropped is committed as a receipt without a row.
 """
 
 from __future__ import annotations
@@ -54,19 +55,16 @@ class RequestActivities:
             try:
                 check_values(request.record)
                 row = await run_process(pipeline, validate_payload(pipeline, request.record))
-                if row is not None:
-                    return await self._write(request, table, unit, table.row_of(row))
             except RecordRefusedError:
+                # If an earlier try committed, and the pipeline's code changed since, what is stored counts. The sink
+                # sees to that for whatever reaches it.
                 if (receipt := await self.sink.find_receipt(unit)) is None:
                     raise
-            else:
-                if (receipt := await self.sink.find_receipt(unit)) is None:
-                    return RequestResult(record=None)
-            # An earlier try committed, and the pipeline's code changed since: what is stored counts.
-            return repeat_of(request, receipt)
+                return repeat_of(request, receipt)
+            return await self._write(request, table, unit, None if row is None else table.row_of(row))
 
-    async def _write(self, request: RequestInput, table: Table, unit: Unit, row: Row) -> RequestResult:
-        """Commit the row. Raises `RecordRefusedError` if the sink refuses it, and fails with `CONFLICT`."""
+    async def _write(self, request: RequestInput, table: Table, unit: Unit, row: Row | None) -> RequestResult:
+        """Commit the row, or that there is none. Raises `RecordRefusedError`, and fails with `CONFLICT`."""
         [outcome] = await self.sink.write(table, [Item(unit=unit, fingerprint=request.fingerprint, row=row)])
         if outcome.status == "refused":
             raise RecordRefusedError((FieldError(field=outcome.column, code=outcome.code, message=outcome.message),))

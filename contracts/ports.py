@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from contracts.units import Unit
 
 
+NO_ROW = "null"
+"""The `result` of a receipt whose item had no row: the JSON document that no row prints as."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One row with a unit of its own. `fingerprint` identifies the payload the row was made from."""
+    """One row with a unit of its own. `fingerprint` identifies the payload the row was made from.
+
+    Without a row, because `process` dropped the record, an item leaves its receipt only.
+    """
 
     unit: Unit
     fingerprint: str
-    row: Row
+    row: Row | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +40,8 @@ class ItemOutcome:
     same unit and another fingerprint, nothing was written. `refused`: the sink cannot hold the row (a constraint,
     or a key that is taken under `on_conflict="reject"`); no receipt, its neighbours are unaffected.
     `record` is the stored row as a JSON object, for `stored` and `repeat`: under `on_conflict="ignore"` the row
-    that was there before. `code` and `message` explain `refused`; `column` names the column where it is known.
+    that was there before, and None if the item was committed without a row. `code` and `message` explain
+    `refused`; `column` names the column where it is known.
     """
 
     status: Literal["stored", "repeat", "conflict", "refused"]
@@ -69,7 +77,10 @@ class LoadOutcome:
 
 @dataclasses.dataclass(frozen=True)
 class Receipt:
-    """The proof that a unit was committed, with the result that was stored in the same transaction."""
+    """The proof that a unit was committed, with the result that was stored in the same transaction.
+
+    `result` is the row of an item as a JSON object, or `NO_ROW`; of a load it is what `settle` returned.
+    """
 
     unit: str
     result: str
@@ -98,7 +109,8 @@ class Sink(Protocol):
     async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction; one outcome per item, in order.
 
-        All accepted items and their receipts commit together. Raises `ReceiptMismatchError`.
+        All accepted items and their receipts commit together. A unit that has a receipt is a `repeat` or a
+        `conflict`, never `refused`, whoever committed it and however late. Raises `ReceiptMismatchError`.
         """
         ...
 
@@ -116,7 +128,10 @@ class Sink(Protocol):
         touched. A block may be `contracts.blocks.TextRows`, whose text a sink may take in place of its values.
         Within one series the outcome is as if its units had been loaded in the order of their
         positions, whichever comes first (`update`: the last row of a key stays; `ignore`: the first one);
-        for `reject` the caller has to load them in order. Raises `ReceiptMismatchError`.
+        for `reject` the caller has to load them in order.
+
+        Raises `ReceiptMismatchError`, before `blocks` is touched, also if a unit of the same series that was committed
+        before shares bytes with this one: the file was cut into other chunks then, and rows would come twice.
         """
         ...
 

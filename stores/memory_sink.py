@@ -9,8 +9,8 @@ import asyncio
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from contracts.errors import ReceiptMismatchError, TableMismatchError, UnavailableError
-from contracts.ports import ItemOutcome, LoadOutcome, Receipt, Refusal, Settled
+from contracts.errors import TableMismatchError, UnavailableError
+from contracts.ports import NO_ROW, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled
 from contracts.record import INT64_MAX, INT64_MIN
 from stores.postgres_text import print_row, stored_row
 
@@ -106,27 +106,16 @@ class MemorySink:
 
     def write_item(self, target: MemoryTable, item: Item, fresh: dict[UUID, tuple[str, Receipt]]) -> ItemOutcome:
         """Decide about one item."""
-        table = target.table
         known = self.proof(item.unit, fresh)
         if known is not None:
             if known.fingerprint != item.fingerprint:
                 return ItemOutcome(status="conflict")
-            return ItemOutcome(status="repeat", record=known.result)
-        fault = find_fault(table, item.row)
-        if fault is not None:
-            return ItemOutcome(status="refused", code="sink_refused", message=fault[0], column=fault[1])
-        stored = Stored(stored_row(table, item.row), item.unit.receipt)
-        key = target.key_of(stored.row)
-        existing = target.rows.get(key)
-        if existing is not None and table.on_conflict == "reject":
-            code, message, column = taken_reason(table)
-            return ItemOutcome(status="refused", code=code, message=message, column=column)
-        if existing is None or table.on_conflict == "update":
-            target.rows[key] = existing = stored
-        record = table.row_json(existing.row)
-        if self.receipts:
-            fresh[item.unit.receipt] = (item.unit.pipeline, Receipt(item.unit.name, record, item.fingerprint))
-        return ItemOutcome(status="stored", record=record)
+            return ItemOutcome(status="repeat", record=None if known.result == NO_ROW else known.result)
+        outcome = ItemOutcome(status="stored") if item.row is None else put_row(target, item.unit, item.row)
+        if self.receipts and outcome.status == "stored":
+            receipt = Receipt(item.unit.name, outcome.record or NO_ROW, item.fingerprint)
+            fresh[item.unit.receipt] = (item.unit.pipeline, receipt)
+        return outcome
 
     async def load(
         self,
@@ -137,13 +126,13 @@ class MemorySink:
     ) -> Settled:
         """Write many rows under one unit, all at once."""
         self.answer()
-        known = self.proof(unit)
+        known = self.load_proof(unit)
         if known is not None:
             return Settled(result=known.result, repeat=True)
         given = [list(block) async for block in blocks]
         async with self.lock:
             self.answer()
-            known = self.proof(unit)
+            known = self.load_proof(unit)
             if known is not None:
                 return Settled(result=known.result, repeat=True)
             target = self.open_table(table)
@@ -175,10 +164,32 @@ class MemorySink:
         if found is None:
             return None
         pipeline, receipt = found
-        if (pipeline, receipt.unit) != (unit.pipeline, unit.name):
-            message = f"the receipt of {unit.pipeline} {unit.name} belongs to {pipeline} {receipt.unit}"
-            raise ReceiptMismatchError(message)
+        unit.check_receipt(pipeline, receipt.unit)
         return receipt
+
+    def load_proof(self, unit: Unit) -> Receipt | None:
+        """Find the receipt of a load's unit. Raises `ReceiptMismatchError`, also if others have some of its bytes."""
+        for receipt, (_, known) in self.proofs.items():
+            if unit.first <= receipt <= unit.last:
+                unit.check_neighbour(known.unit)
+        return self.proof(unit)
+
+
+def put_row(target: MemoryTable, unit: Unit, row: Row) -> ItemOutcome:
+    """Put the row of one item into a table, as `on_conflict` says."""
+    table = target.table
+    fault = find_fault(table, row)
+    if fault is not None:
+        return ItemOutcome(status="refused", code="sink_refused", message=fault[0], column=fault[1])
+    stored = Stored(stored_row(table, row), unit.receipt)
+    key = target.key_of(stored.row)
+    existing = target.rows.get(key)
+    if existing is not None and table.on_conflict == "reject":
+        code, message, column = taken_reason(table)
+        return ItemOutcome(status="refused", code=code, message=message, column=column)
+    if existing is None or table.on_conflict == "update":
+        target.rows[key] = existing = stored
+    return ItemOutcome(status="stored", record=table.row_json(existing.row))
 
 
 def load_rows(target: MemoryTable, unit: Unit, blocks: Sequence[Sequence[Row]]) -> LoadOutcome:

@@ -1,7 +1,8 @@
 """Rows with a unit each: the path of requests and queue items, built for few round trips.
 
 Guarantee: a row and its receipt are committed together or not at all, and a receipt holds the row as it is in
-the table. One row takes one statement, so that there is no moment at which a stopped worker holds a lock.
+the table, or `null` where its item had none. One row takes one statement, so that there is no moment at which a
+stopped worker holds a lock.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from contracts.errors import ReceiptMismatchError, TransientError
-from contracts.ports import ItemOutcome
+from contracts.errors import TransientError
+from contracts.ports import NO_ROW, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
 from stores.postgres_errors import row_fault
 from stores.postgres_tables import RECEIPTS, column_names, listed, quoted, table_name
 from stores.postgres_text import print_row, returned_row, stored_row
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from uuid import UUID
 
     import asyncpg
@@ -31,20 +32,31 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 SKIPPED = "a trigger of the table skips the row"
 
+# Answers like `one_statement`, for an item without a row.
+ONE_RECEIPT = f"""
+WITH made AS (
+    INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result) VALUES ($1, $2, $3, $4, '{NO_ROW}')
+    ON CONFLICT DO NOTHING RETURNING receipt
+)
+SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
+UNION ALL SELECT NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - constants
+
 
 class RacedError(Exception):
     """Another attempt committed one of the receipts meanwhile."""
 
 
 async def write_one(connection: Connection, table: Table, item: Item) -> ItemOutcome | None:
-    """Write one row in one round trip, or return None where that cannot tell the whole outcome."""
-    unit = item.unit
+    """Write one item in one round trip, or return None where that cannot tell the whole outcome."""
+    proof = (item.unit.receipt, item.unit.pipeline, item.unit.name, item.fingerprint)
+    record = None
     try:
-        texts = print_row(table, item.row)
-        record = table.row_json(stored_row(table, item.row))
-        found = await connection.fetchrow(
-            one_statement(table), unit.receipt, unit.pipeline, unit.name, item.fingerprint, record, *texts
-        )
+        if item.row is None:
+            found = await connection.fetchrow(ONE_RECEIPT, *proof)
+        else:
+            texts = print_row(table, item.row)
+            record = table.row_json(stored_row(table, item.row))
+            found = await connection.fetchrow(one_statement(table), *proof, record, *texts)
     except Exception as error:
         if row_fault(error) is None:
             raise
@@ -74,17 +86,10 @@ async def write_many(
 
 def known_outcome(item: Item, found: asyncpg.Record) -> ItemOutcome:
     """Answer for an item whose receipt is there. Raises `ReceiptMismatchError`."""
-    check_receipt(item.unit.pipeline, item.unit.name, found)
+    item.unit.check_receipt(found["pipeline"], found["unit"])
     if found["fingerprint"] != item.fingerprint:
         return ItemOutcome(status="conflict")
-    return ItemOutcome(status="repeat", record=found["result"])
-
-
-def check_receipt(pipeline: str, unit: str, found: asyncpg.Record) -> None:
-    """Raise `ReceiptMismatchError` if a receipt belongs to another unit."""
-    if (found["pipeline"], found["unit"]) != (pipeline, unit):
-        message = f"the receipt of {pipeline} {unit} belongs to {found['pipeline']} {found['unit']}"
-        raise ReceiptMismatchError(message)
+    return ItemOutcome(status="repeat", record=None if found["result"] == NO_ROW else found["result"])
 
 
 class Writing:
@@ -98,16 +103,7 @@ class Writing:
 
     async def run(self, items: Sequence[Item]) -> list[ItemOutcome]:
         """Write what has no receipt yet, in groups of distinct keys, then the receipts."""
-        outcomes: dict[int, ItemOutcome] = {}
-        if self.receipts:
-            query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
-            rows = await self.connection.fetch(query, [item.unit.receipt for item in items])
-            found = {row["receipt"]: row for row in rows}
-            outcomes = {
-                index: known_outcome(item, found[item.unit.receipt])
-                for index, item in enumerate(items)
-                if item.unit.receipt in found
-            }
+        outcomes = await self.known(items, range(len(items)))
         first_of: dict[UUID, int] = {}
         fresh: list[int] = []
         for index, item in enumerate(items):
@@ -115,8 +111,14 @@ class Writing:
                 continue
             if first_of.setdefault(item.unit.receipt, index) == index or not self.receipts:
                 fresh.append(index)
-        for group in self.groups(items, fresh):
-            outcomes |= await self.place(items, group)
+        rows = {index: row for index in fresh if (row := items[index].row) is not None}
+        outcomes |= {index: ItemOutcome(status="stored") for index in fresh if index not in rows}
+        for group in self.groups(rows):
+            outcomes |= await self.place(items, rows, group)
+        refused = {items[index].unit.receipt for index in fresh if outcomes[index].status == "refused"}
+        if refused:
+            # What is in the way may be the unit's own row, committed by another attempt since the first look.
+            outcomes |= await self.known(items, [i for i, item in enumerate(items) if item.unit.receipt in refused])
         for index, item in enumerate(items):
             if index not in outcomes:
                 outcomes[index] = self.again(
@@ -127,26 +129,37 @@ class Writing:
             await self.insert_receipts([items[index] for index in stored], [outcomes[index] for index in stored])
         return [outcomes[index] for index in range(len(items))]
 
+    async def known(self, items: Sequence[Item], indexes: Sequence[int]) -> dict[int, ItemOutcome]:
+        """Answer for those of the items that have a receipt by now. Raises `ReceiptMismatchError`."""
+        if not self.receipts:
+            return {}
+        query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+        rows = await self.connection.fetch(query, [items[index].unit.receipt for index in indexes])
+        found = {row["receipt"]: row for row in rows}
+        return {
+            index: known_outcome(items[index], found[items[index].unit.receipt])
+            for index in indexes
+            if items[index].unit.receipt in found
+        }
+
     def again(self, item: Item, first: Item, outcome: ItemOutcome) -> ItemOutcome:
         """Answer for an item whose unit occurred earlier in the same call."""
-        if (item.unit.pipeline, item.unit.name) != (first.unit.pipeline, first.unit.name):
-            message = f"the receipt of {item.unit.pipeline} {item.unit.name} belongs to {first.unit.name}"
-            raise ReceiptMismatchError(message)
+        item.unit.check_receipt(first.unit.pipeline, first.unit.name)
         if outcome.status != "stored":
             return outcome
         if item.fingerprint != first.fingerprint:
             return ItemOutcome(status="conflict")
         return ItemOutcome(status="repeat", record=outcome.record)
 
-    def groups(self, items: Sequence[Item], indexes: Sequence[int]) -> list[list[int]]:
-        """Cut the items into runs without a repeated key: one INSERT cannot touch a row twice."""
+    def groups(self, rows: Mapping[int, Row]) -> list[list[int]]:
+        """Cut rows, by their items' indexes, into runs without a repeated key: one INSERT cannot touch a row twice."""
         if self.table.key is None:
-            return [list(indexes)] if indexes else []
+            return [list(rows)] if rows else []
         places = [column_names(self.table).index(name) for name in self.table.key]
         groups: list[list[int]] = []
         seen: set[Row] = set()
-        for index in indexes:
-            key = tuple(items[index].row[place] for place in places)
+        for index, row in rows.items():
+            key = tuple(row[place] for place in places)
             if not groups or key in seen:
                 groups.append([])
                 seen.clear()
@@ -154,14 +167,16 @@ class Writing:
             groups[-1].append(index)
         return groups
 
-    async def place(self, items: Sequence[Item], group: Sequence[int]) -> dict[int, ItemOutcome]:
-        """Write a group of items; halve it until every row that the table refuses stands alone."""
+    async def place(
+        self, items: Sequence[Item], rows: Mapping[int, Row], group: Sequence[int]
+    ) -> dict[int, ItemOutcome]:
+        """Write the rows of a group of items; halve it until every row that the table refuses stands alone."""
         outcomes: dict[int, ItemOutcome] = {}
         pieces = [list(group)]
         while pieces:
             piece = pieces.pop()
             try:
-                texts = [print_row(self.table, items[index].row) for index in piece]
+                texts = [print_row(self.table, rows[index]) for index in piece]
                 async with self.connection.transaction():
                     answers = await self.put([items[index] for index in piece], texts)
             except Exception as error:
@@ -222,7 +237,8 @@ class Writing:
             [item.unit.pipeline for item in items],
             [item.unit.name for item in items],
             [item.fingerprint for item in items],
-            [outcome.record for outcome in outcomes],
+            # A row that could not be printed must not pass for none: the column takes no NULL.
+            [NO_ROW if item.row is None else outcome.record for item, outcome in zip(items, outcomes, strict=True)],
         )
         if int(count.split()[-1]) != len(items):
             raise RacedError

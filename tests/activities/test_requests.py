@@ -11,7 +11,7 @@ from activities.requests import RequestActivities
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record
 from contracts.record import FieldError
-from contracts.requests import CONFLICT, REJECTED, RequestInput
+from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult
 from stores.memory_sink import MemorySink
 
 
@@ -24,6 +24,11 @@ def process(order: Order) -> Order | None:
     if order.name == "boom":
         raise KeyError(order.name)
     return None if order.name == "drop" else order
+
+
+def refuse(_: Order) -> Order | None:
+    message = "stricter now"
+    raise ValueError(message)
 
 
 ORDERS = Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=("id",)), process=process)
@@ -51,10 +56,6 @@ async def test_a_repeat_writes_nothing_and_returns_the_stored_record() -> None:
 
 
 async def test_what_was_committed_stays_committed_when_the_code_changes_before_the_next_try() -> None:
-    def refuse(_: Order) -> Order | None:
-        message = "stricter now"
-        raise ValueError(message)
-
     def drop(_: Order) -> Order | None:
         return None
 
@@ -86,9 +87,25 @@ async def test_a_refused_record_says_why_and_is_not_tried_again() -> None:
         assert (error.field, error.code) == (field, code)
 
 
-async def test_a_dropped_record_leaves_nothing_behind() -> None:
+async def test_a_dropped_record_leaves_a_receipt_and_no_row() -> None:
     sink = MemorySink()
-    assert (await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="drop"))).record is None
+    activities = RequestActivities({"orders": ORDERS}, sink)
+    assert await activities.store_record(request(id=1, name="drop")) == RequestResult(record=None)
+    assert await activities.store_record(request(id=1, name="drop")) == RequestResult(record=None, repeat=True)
+    for other in (request(id=2, name="drop"), request(id=1, name="a"), request(id="wrong")):
+        with pytest.raises(ApplicationError) as caught:
+            await activities.store_record(other)
+        assert caught.value.type == CONFLICT
+    assert sink.rows("orders") == []
+
+
+async def test_what_was_dropped_stays_dropped_when_the_code_changes_before_the_next_try() -> None:
+    sink = MemorySink()
+    await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="drop"))
+    for changed in (None, refuse):
+        pipeline = Pipeline(name="orders", record=Order, sink=ORDERS.sink, process=changed)
+        again = await RequestActivities({"orders": pipeline}, sink).store_record(request(id=1, name="drop"))
+        assert again == RequestResult(record=None, repeat=True)
     assert sink.rows("orders") == []
 
 

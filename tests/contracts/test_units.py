@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.errors import ReceiptMismatchError
 from contracts.units import Unit
 
 POSITIONS = st.integers(min_value=0, max_value=2**48 - 1)
@@ -48,6 +50,36 @@ def test_receipts_of_another_series_lie_outside_its_bounds() -> None:
         Unit.alone("flights", "request/abc"),
     ]
     assert not any(unit.first <= other.receipt <= unit.last for other in others)
+
+
+@given(st.tuples(POSITIONS, POSITIONS), st.tuples(POSITIONS, POSITIONS))
+def test_units_of_one_series_collide_if_they_share_a_byte_and_are_not_the_same(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    ranges = [range(min(ends), max(ends) + 1) for ends in (one, other)]
+    unit, second = (Unit.of_range("flights", "file/abc", bounds.start, bounds.stop) for bounds in ranges)
+    first_shared = max(ranges[0].start, ranges[1].start)
+    shared = all(first_shared in bounds for bounds in ranges) and ranges[0] != ranges[1]
+    if shared:
+        with pytest.raises(ReceiptMismatchError, match="Nothing of this chunk was written"):
+            unit.check_neighbour(second.name)
+    else:
+        unit.check_neighbour(second.name)
+
+
+def test_only_units_of_the_same_series_collide() -> None:
+    unit = Unit.of_range("flights", "file/abc", 0, 10)
+    for name in ("file/abcd/0-20", "file/abc/0-20/5-6", "file/abc/corrections/0-20", "request/0-20", "whatever"):
+        unit.check_neighbour(name)
+    Unit.alone("flights", "request/0-20").check_neighbour("request/5-6")
+
+
+def test_a_receipt_of_another_unit_is_a_mismatch() -> None:
+    unit = Unit.alone("flights", "request/k")
+    unit.check_receipt("flights", "request/k")
+    for pipeline, name in (("flights", "request/j"), ("weather", "request/k")):
+        with pytest.raises(ReceiptMismatchError, match=f"belongs to {pipeline} {name}"):
+            unit.check_receipt(pipeline, name)
 
 
 def test_a_unit_survives_its_way_through_json() -> None:

@@ -11,14 +11,15 @@ import pytest
 from pydantic import BaseModel
 
 from contracts.errors import DeclarationError, TableMismatchError, UnavailableError
-from contracts.ports import Item, LoadOutcome
+from contracts.ports import Item, ItemOutcome, LoadOutcome
 from contracts.table import OnConflict, PostgresTable, Row, Table
 from contracts.units import Unit
 from stores.postgres_load import Loading
 from stores.postgres_sink import PostgresSink
+from stores.postgres_write import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from stores.settings import Settings
 
@@ -328,3 +329,36 @@ async def test_a_zombie_stopped_inside_a_copy_is_ended_by_its_retry(
         zombie.cancel()
         await asyncio.gather(zombie, return_exceptions=True)
     assert await reader.fetchval(f'SELECT note FROM "{table.name}"') == "retry"
+
+
+@pytest.mark.parametrize(("faster", "statuses"), [("f", ["repeat", "conflict"]), ("g", ["conflict", "repeat"])])
+@pytest.mark.parametrize("key", [("id",), None])
+async def test_an_attempt_overtaken_after_its_look_for_receipts_is_not_refused(
+    sink: PostgresSink,
+    reader: asyncpg.Connection[asyncpg.Record],
+    monkeypatch: pytest.MonkeyPatch,
+    faster: str,
+    statuses: list[str],
+    key: tuple[str, ...] | None,
+) -> None:
+    table = orders("reject", key)
+    await sink.prepare(table)
+    if key is None:
+        await reader.execute(f'CREATE UNIQUE INDEX ON "{table.name}" (id)')
+    items = [Item(Unit.alone("orders", uuid.uuid4().hex), "f", (number, "a")) for number in range(2)]
+    # The same unit twice in one call: what is said of the first must not be said of the second.
+    items.append(Item(items[0].unit, "g", items[0].row))
+    place = Writing.place
+
+    async def overtaken(
+        writing: Writing, given: Sequence[Item], rows: Mapping[int, Row], group: Sequence[int]
+    ) -> dict[int, ItemOutcome]:
+        monkeypatch.setattr(Writing, "place", place)
+        [outcome] = await sink.write(table, [Item(items[0].unit, faster, items[0].row)])
+        assert outcome.status == "stored"
+        return await place(writing, given, rows, group)
+
+    monkeypatch.setattr(Writing, "place", overtaken)
+    outcomes = await sink.write(table, items)
+    assert [outcome.status for outcome in outcomes] == [statuses[0], "stored", statuses[1]]
+    assert await count(reader, table) == 2

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel, NaiveDatetime
 
 from contracts.errors import ReceiptMismatchError, TableMismatchError
-from contracts.ports import Item, LoadOutcome, Refusal, Settled, Sink
+from contracts.ports import Item, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled, Sink
 from contracts.table import OnConflict, PostgresTable, Row, Table
 from contracts.units import Unit
 from stores.memory_sink import MemorySink
@@ -127,6 +127,44 @@ async def test_without_receipts_the_same_load_appends_twice(control: Bench) -> N
     for _ in range(2):
         await control.load(table, control.chunk(0, 9), [(1, "a")])
     assert await control.rows(table) == [(1, "a"), (1, "a")]
+
+
+@pytest.mark.parametrize("other", [(10, 15), (10, 25), (15, 20), (15, 40), (5, 11), (0, 40), (12, 13), (29, 31)])
+@pytest.mark.parametrize("key", [("id",), None])
+async def test_bytes_that_were_loaded_in_other_chunks_are_not_loaded_again(
+    bench: Bench, key: tuple[str] | None, other: tuple[int, int]
+) -> None:
+    table = bench.table(key=key)
+    await bench.sink.prepare(table)
+    for start in (10, 20):
+        await bench.load(table, bench.chunk(start, start + 10), [(start, "a")])
+
+    async def settle(_: LoadOutcome) -> str:
+        pytest.fail("settle was called")
+
+    with pytest.raises(ReceiptMismatchError, match=r"file/\d+-\d+, which was loaded before.*chunk size"):
+        await bench.sink.load(table, bench.chunk(*other), untouchable(), settle)
+    assert await bench.rows(table) == [(10, "a"), (20, "a")]
+    if other[0] != 10:
+        assert await bench.sink.find_receipt(bench.chunk(*other)) is None
+
+
+async def test_chunks_that_only_touch_and_chunks_of_other_files_are_loaded(bench: Bench) -> None:
+    table = bench.table(key=None)
+    await bench.sink.prepare(table)
+    for start, end in ((10, 20), (30, 40), (20, 30), (0, 10), (40, 41)):
+        assert not (await bench.load(table, bench.chunk(start, end), [(start, "a")]))[0].repeat
+    assert (await bench.load(table, bench.chunk(20, 30), [(20, "a")]))[0].repeat
+    assert not (await bench.load(table, bench.chunk(5, 35, "another file"), [(50, "a")]))[0].repeat
+    assert sorted(row[0] for row in await bench.rows(table)) == [0, 10, 20, 30, 40, 50]
+
+
+async def test_without_receipts_other_chunks_of_the_same_file_append_twice(control: Bench) -> None:
+    table = control.table(key=None)
+    await control.sink.prepare(table)
+    for start, end in ((0, 9), (5, 9)):
+        await control.load(table, control.chunk(start, end), [(5, "a")])
+    assert await control.rows(table) == [(5, "a"), (5, "a")]
 
 
 async def test_an_empty_load_leaves_a_receipt(bench: Bench) -> None:
@@ -321,6 +359,63 @@ async def test_concurrent_writes_of_one_item_store_it_once(bench: Bench) -> None
         answers = await asyncio.gather(*(bench.sink.write(table, [item]) for _ in range(8)))
         assert sorted(outcome.status for [outcome] in answers) == ["repeat"] * 7 + ["stored"]
         assert len({outcome.record for [outcome] in answers}) == 1
+
+
+@pytest.mark.parametrize("on_conflict", ["update", "ignore", "reject"])
+async def test_concurrent_writes_of_many_items_are_repeats_or_conflicts(bench: Bench, on_conflict: OnConflict) -> None:
+    table = bench.table(on_conflict)
+    await bench.sink.prepare(table)
+    for start in range(0, 30, 3):
+        items = [Item(bench.unit(str(number)), "f", (number, "a")) for number in range(start, start + 3)]
+        others = [Item(item.unit, "g", item.row) for item in items]
+        answers = await asyncio.gather(*(bench.sink.write(table, given) for given in [items, others] * 4))
+        for outcomes in zip(*answers, strict=True):
+            assert sorted(outcome.status for outcome in outcomes) == ["conflict"] * 4 + ["repeat"] * 3 + ["stored"]
+    assert len(await bench.rows(table)) == 30
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_an_item_without_a_row_leaves_its_receipt_only(bench: Bench, *, single: bool) -> None:
+    table, empty = bench.table("reject"), Item(bench.unit("empty"), "f", None)
+    await bench.sink.prepare(table)
+    neighbours = [] if single else [Item(bench.unit(name), "f", (number, name)) for number, name in enumerate("ab")]
+    first, *others = await bench.sink.write(table, [empty, *neighbours])
+    assert first == ItemOutcome("stored")
+    assert [json.loads(outcome.record or "")["note"] for outcome in others] == ([] if single else ["a", "b"])
+    # What `process` makes of the payload now does not matter: what was committed counts.
+    for row in (None, (9, "a row by now")):
+        again = [Item(empty.unit, "f", row), *neighbours]
+        assert [outcome.status for outcome in await bench.sink.write(table, again)] == ["repeat"] * len(again)
+        assert (await bench.sink.write(table, again))[0].record is None
+        other = [Item(empty.unit, "g", row), *neighbours]
+        assert (await bench.sink.write(table, other))[0] == ItemOutcome("conflict")
+    assert await bench.rows(table) == [item.row for item in neighbours]
+    receipt = await bench.sink.find_receipt(empty.unit)
+    assert receipt == Receipt(unit=empty.unit.name, result="null", fingerprint="f")
+
+
+@pytest.mark.parametrize("single", [True, False])
+async def test_a_stored_item_stays_stored_when_it_comes_without_a_row(bench: Bench, *, single: bool) -> None:
+    table, item = bench.table(), Item(bench.unit("a"), "f", (1, "a"))
+    await bench.sink.prepare(table)
+    [first] = await bench.sink.write(table, [item])
+    empty = [Item(item.unit, "f", None), Item(item.unit, "g", None)]
+    wanted = [ItemOutcome("repeat", record=first.record), ItemOutcome("conflict")]
+    if single:
+        assert [*await bench.sink.write(table, empty[:1]), *await bench.sink.write(table, empty[1:])] == wanted
+    else:
+        assert await bench.sink.write(table, empty) == wanted
+    assert await bench.rows(table) == [(1, "a")]
+
+
+async def test_concurrent_writes_without_a_row_leave_one_receipt(bench: Bench) -> None:
+    table = bench.table()
+    await bench.sink.prepare(table)
+    for count in (1, 2):
+        items = [Item(bench.unit(f"{count}/{number}"), "f", None) for number in range(count)]
+        answers = await asyncio.gather(*(bench.sink.write(table, items) for _ in range(8)))
+        for outcomes in zip(*answers, strict=True):
+            assert sorted(outcome.status for outcome in outcomes) == ["repeat"] * 7 + ["stored"]
 
 
 async def test_items_without_a_key_are_appended(bench: Bench) -> None:

@@ -71,6 +71,18 @@ async def test_the_same_file_again_writes_nothing_and_counts_the_same(world: Wor
     assert world.numbers() == list(range(40))
 
 
+@pytest.mark.parametrize("chunk_bytes", [SMALL // 2, SMALL * 3])
+async def test_the_same_file_in_other_chunks_fails_and_writes_nothing(world: World, chunk_bytes: int) -> None:
+    await (await world.upload(orders(40), chunk_bytes=SMALL)).result()
+    handle = await world.upload(orders(40), chunk_bytes=chunk_bytes)
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    memo, status, error = await told(handle)
+    assert (status, error) == ("failed", "ReceiptMismatchError")
+    assert "chunk size" in (memo.reason or "")
+    assert world.numbers() == list(range(40))
+
+
 async def test_a_table_that_refuses_duplicates_keeps_the_first_row_in_file_order(world: World) -> None:
     lines = ["number,amount", *(f"{n % 30},{n}" for n in range(60))]
     handle = await world.upload("\n".join(lines) + "\n", pipeline="unique_orders", chunk_bytes=SMALL)
