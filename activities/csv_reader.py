@@ -61,7 +61,7 @@ class CsvReader:
             lines, texts, rows = self._drop_uncorrected(lines, texts, rows, rejects)
         values = self.cells.validate(rows, absent=absent)
         records = Records(values=values, lines=lines, texts=texts, cells=rows, rejects=rejects)
-        if any_none(values, instances=self.cells.instances):
+        if any_none(values):
             for index, value in enumerate(values):
                 if value is None:
                     records.reject(index, self.cells.errors(rows[index]))

@@ -7,6 +7,7 @@ record's own and never costs its neighbours.
 from __future__ import annotations
 
 import asyncio
+from types import NoneType
 from typing import TYPE_CHECKING
 
 from contracts.errors import RecordRefusedError, TransientError
@@ -14,6 +15,8 @@ from contracts.pipeline import is_async
 from contracts.record import FieldError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
     from contracts.pipeline import Pipeline
@@ -34,6 +37,39 @@ def apply(pipeline: Pipeline, record: Record) -> BaseModel | None:
     except Exception as error:
         raise refusal(error) from error
     return checked(pipeline, result)
+
+
+def apply_all(pipeline: Pipeline, records: Sequence[Record | None]) -> list[BaseModel | RecordRefusedError | None]:
+    """Run a sync `process` on one record after the other, with the outcomes of `apply`; None stays None.
+
+    What the loop does for a record that is well counts a million times over, hence nothing but the call itself.
+    """
+    process, row = pipeline.process, pipeline.row
+    if process is None:
+        return list(records)
+    results: list[BaseModel | RecordRefusedError | None] = []
+    done = results.append
+    remaining = iter(records)
+    while True:
+        try:
+            for record in remaining:
+                done(None if record is None else process(record))
+            break
+        except PASSED_ON:
+            raise
+        except Exception as error:  # noqa: BLE001  - whatever user code raises is that record's own
+            done(refusal(error))
+    if not set(map(type, results)) <= {row, NoneType, RecordRefusedError}:
+        return [result if isinstance(result, RecordRefusedError) else judged(pipeline, result) for result in results]
+    return results
+
+
+def judged(pipeline: Pipeline, result: object) -> BaseModel | RecordRefusedError | None:
+    """Do the same as `checked`, and return the refusal."""
+    try:
+        return checked(pipeline, result)
+    except RecordRefusedError as error:
+        return error
 
 
 async def apply_async(pipeline: Pipeline, record: Record) -> BaseModel | None:

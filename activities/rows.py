@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from activities.cells import REJECT_COLUMNS, field_names, reject_error, row_getter
 from activities.csv_reader import CsvReader
-from activities.process import apply, apply_async
+from activities.process import apply_all, apply_async
 from activities.records import Reader, Records, Rows, reject_text
 from activities.text_reader import TextReader
 from activities.validate import parse_json, validate_payload
@@ -135,15 +135,7 @@ class BlockValidator:
             return self._faulty(block)
         if self.pipeline.process is None:
             return self._finish(records, records.values, records.lines, 0)
-        return self._collect(
-            records, [None if record is None else self._outcome_now(record) for record in records.values]
-        )
-
-    def _outcome_now(self, record: Record) -> BaseModel | RecordRefusedError | None:
-        try:
-            return apply(self.pipeline, record)
-        except RecordRefusedError as error:
-            return error
+        return self._collect(records, apply_all(self.pipeline, records.values))
 
     def _records(self, block: Block) -> Records | None:
         return self.reader.read(block) if block.kind == "records" else None
@@ -164,6 +156,9 @@ class BlockValidator:
 
     def _collect(self, records: Records, results: Sequence[BaseModel | RecordRefusedError | None]) -> Rows:
         """Sort processed records into rows, rejects and dropped ones."""
+        if set(map(type, results)) == {self.pipeline.row}:
+            getter = self.getter
+            return self._finish(records, [getter(result.__dict__) for result in results], records.lines, 0)
         rows: list[Row] = []
         lines: list[int] = []
         dropped = 0
