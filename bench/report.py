@@ -21,18 +21,20 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A ratio or a count beside its goal, which is an upper bound unless `at_least`."""
+    """A ratio or a count beside its goal, which is an upper bound unless `at_least`; some only inform."""
 
     name: str
     value: float
-    goal: float
+    goal: float | None = None
     at_least: bool = False
     detail: str = ""
     samples: tuple[float, ...] = ()
 
     @property
     def met(self) -> bool:
-        """Say whether the goal is reached."""
+        """Say whether the goal is reached, if there is one."""
+        if self.goal is None:
+            return True
         return self.value >= self.goal if self.at_least else self.value <= self.goal
 
 
@@ -48,8 +50,8 @@ def show(measures: Sequence[Measure]) -> None:
         table.add_row(
             measure.name,
             f"{measure.value:.2f}",
-            f"{'>=' if measure.at_least else '<='} {measure.goal:g}",
-            "yes" if measure.met else "NO",
+            "" if measure.goal is None else f"{'>=' if measure.at_least else '<='} {measure.goal:g}",
+            "" if measure.goal is None else "yes" if measure.met else "NO",
             measure.detail,
         )
     console = Console()

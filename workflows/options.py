@@ -103,6 +103,6 @@ LAST_CHUNKS = timedelta(seconds=10)
 CHUNKS_IN_FLIGHT = 4
 """Chunks of one load at a time: two for each of two worker processes, so that one reads while the other commits."""
 
-FIRST_WINDOW = 4
+FIRST_WINDOW = 2
 LARGEST_WINDOW = 32
 """Chunks planned at once. The first window is small, because no row is loaded before it is planned."""
