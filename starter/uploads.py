@@ -136,7 +136,7 @@ class Uploads:
             found = await self.find(ticket_of(pipeline, sha256))
             if found and is_standing(found):
                 return found.model_copy(update={"known": True})
-        file = await self.store(pipeline, source, sha256, show)
+        file = await self.store(pipeline, source, sha256, show, checking=options.dry_run)
         ticket = ticket_of(pipeline, file.sha256) + suffix
         series = f"file/{file.sha256}" + (suffix if again and not options.dry_run else "")
         if not suffix:
@@ -171,16 +171,22 @@ class Uploads:
                 return self._chunk_bytes
         return await described.memo_value(CHUNK_BYTES_MEMO, self._chunk_bytes, type_hint=int)
 
-    async def store(self, pipeline: str, source: Source, sha256: str | None, show: Showing) -> StoredFile:
+    async def store(
+        self, pipeline: str, source: Source, sha256: str | None, show: Showing, *, checking: bool = False
+    ) -> StoredFile:
         """Bring the bytes into the object store, unless they are there. The store verifies every part's checksum.
 
-        A file is named by its checksum. A stream's is known only at its end, so it is named by chance.
+        A file is named by its checksum. A stream's is known only at its end, so it is named by chance; and so is what
+        is stored only to be checked, because the check removes it: a load of the same content must not count on it.
         """
         key = f"uploads/{pipeline}/{sha256 or f'stream-{uuid.uuid4().hex}'}"
         stored = await self._objects.find(key) if sha256 else None
-        if stored is None or stored.sha256 != sha256:
-            stored = await self._objects.put_stream(key, source.blocks(show), sha256)
-        return stored_file(stored, source.name)
+        if stored is not None and stored.sha256 == sha256:
+            return stored_file(stored, source.name)
+        if checking:
+            key = f"checks/{pipeline}/raw/{uuid.uuid4().hex}"
+        stored = await self._objects.put_stream(key, source.blocks(show), sha256)
+        return stored_file(stored, source.name, temporary=checking)
 
     async def start(self, run: LoadRun, ticket: str) -> None:
         """Make Temporal responsible for the load; whoever started the same one first keeps it."""
@@ -261,6 +267,8 @@ def ticket_of(pipeline: str, sha256: str) -> str:
     return f"upload/{pipeline}/{sha256[:HASH_CHARACTERS]}"
 
 
-def stored_file(stored: StoredObject, name: str) -> StoredFile:
+def stored_file(stored: StoredObject, name: str, *, temporary: bool = False) -> StoredFile:
     """Describe an object as the file it holds."""
-    return StoredFile(key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=stored.sha256)
+    return StoredFile(
+        key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=stored.sha256, temporary=temporary
+    )
