@@ -140,6 +140,7 @@ class LoadSummary(Frozen):
     """How a load stands or ended. `reason` explains every status but `running` and `completed`.
 
     `rejects` is the object-store prefix of the rejects that are still open, `dialect` how their file was read.
+    `corrections` and `accepted` are what operators decided so far: a load that is started again gets them.
     """
 
     status: LoadStatus
@@ -149,6 +150,8 @@ class LoadSummary(Frozen):
     reason: str = ""
     rejects: str = ""
     dialect: Dialect | None = None
+    corrections: tuple[StoredFile, ...] = ()
+    accepted: bool = False
 
 
 class RejectError(Frozen):
@@ -254,9 +257,12 @@ class LoadRun(LoadInput):
     """The input of one run of a load: what was asked, and what earlier runs of the same load carried over.
 
     `chunk_bytes` decides where units begin and end: a load that is started again needs the same value, or its
-    receipts do not match.
+    receipts do not match. `corrections`, in the order in which operators gave them, and `accepted` are what was
+    decided in earlier runs, or before the load ended early and was started again.
     """
 
     chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * 1024
     chunks_per_run: Annotated[int, Field(ge=1)] = 500
+    corrections: tuple[StoredFile, ...] = ()
+    accepted: bool = False
     carried: Carried | None = None

@@ -55,6 +55,7 @@ class Upload:
     def __init__(self, run: LoadRun) -> None:
         self.input = run
         self.state = run.carried
+        self.corrections = run.corrections
         self.temporary: tuple[str, ...] = (run.file.key,) if run.file.temporary else ()
         if run.carried is not None:
             self.temporary = run.carried.temporary
@@ -89,8 +90,10 @@ class Upload:
         options = run.options
         if self.state is None:
             text = await self.inspect(run.file)
-            check = options.dry_run or options.max_rejects is not None
-            self.state = Carried(reading=self.reading_of(run.series, text, checking=check))
+            # A load that is started again is past its limit if an operator let it pass, with corrections or without.
+            decided = run.accepted or bool(run.corrections)
+            check = options.dry_run or (options.max_rejects is not None and not decided)
+            self.state = Carried(reading=self.reading_of(run.series, text, checking=check), accepted=run.accepted)
             self.tell()
         if self.state.reading.checking:
             await self.read()
@@ -113,9 +116,14 @@ class Upload:
         """Turn to the next corrected file; False if the load is to finish with the rejects that it has."""
         rejected = self.counts.rejected
         if self.carried.correction is None:
-            if not rejected or self.input.options.on_rejects == "finish" or self.carried.accepted:
+            given = [file for file in self.corrections if file.sha256 not in self.carried.loaded]
+            if rejected and given:
+                # Given before the load ended early and was started again.
+                self.carry(correction=Correction(file=given[0], text=await self.inspect(given[0])))
+            elif not rejected or self.input.options.on_rejects == "finish" or self.carried.accepted:
                 return False
-            await self.wait_for_operator(f"{rejected} rows were rejected; the others are loaded")
+            else:
+                await self.wait_for_operator(f"{rejected} rows were rejected; the others are loaded")
         correction = self.carried.correction
         if correction is None:
             return False
@@ -148,8 +156,10 @@ class Upload:
             return
         self.tell()
         await workflow.wait_condition(workflow.all_handlers_finished)
+        # The new run has no static summary; `describe` tells why, and what takes its place. The memo goes along.
         self.carry(temporary=self.temporary)
-        workflow.continue_as_new(self.input.model_copy(update={"carried": self.carried}))
+        handed_on = {"carried": self.carried, "corrections": self.corrections}
+        workflow.continue_as_new(self.input.model_copy(update=handed_on))
 
     async def inspect(self, file: StoredFile) -> TextFile:
         """Find out how a file is to be read. Fails for a file that cannot be."""
@@ -188,6 +198,7 @@ class Upload:
             self.carry(accepted=True)
             return
         text = await self.inspect(corrected)
+        self.corrections = (*self.corrections, corrected)
         self.carry(correction=Correction(file=corrected, text=text))
 
     def answer(self, refusal: ApplicationError | None = None) -> None:
@@ -237,6 +248,8 @@ class Upload:
             reason=self.reason,
             rejects=reading.rejects if reading else "",
             dialect=reading.text.dialect if reading else None,
+            corrections=self.corrections,
+            accepted=self.state.accepted if self.state else self.input.accepted,
         )
 
     @property
@@ -308,12 +321,7 @@ class Upload:
     def show(self) -> None:
         """Keep the current details up to date."""
         workflow.set_current_details(
-            describe(
-                self.summary(),
-                ticket=workflow.info().workflow_id,
-                name=self.input.file.name,
-                phase=self.phase,
-            )
+            describe(self.input, self.summary(), ticket=workflow.info().workflow_id, phase=self.phase)
         )
 
     @property

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from stores.settings import Settings
 from tests.workflows.conftest import env, world
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from contracts.loads import LoadOptions
@@ -31,10 +33,15 @@ class Caller:
     world: World
     folder: Path
     settings: Settings = dataclasses.field(default_factory=Settings)
+    amount: int = dataclasses.field(default_factory=lambda: random.randrange(1 << 60))
 
     @property
     def uploads(self) -> Uploads:
         return Uploads(self.world.client, self.world.objects, self.settings, 64)
+
+    def orders(self, wrong: Sequence[int]) -> str:
+        """Print 20 orders that no other test uploads: the server, and so its tickets, are the session's."""
+        return "number,amount\n" + "".join(f"{n},{-1 if n in wrong else self.amount}\n" for n in range(20))
 
     def source(self, text: str | bytes, name: str = "orders.csv") -> Source:
         path = self.folder / name
@@ -46,7 +53,7 @@ class Caller:
         state = await self.uploads.upload("orders", self.source(text), options, again=again, show=show)
         return await self.wait(state.ticket)
 
-    async def resume(self, ticket: str, text: str | None = None) -> TicketState:
+    async def resume(self, ticket: str, text: str | bytes | None = None) -> TicketState:
         """Resume and wait."""
         await self.uploads.resume(ticket, None if text is None else self.source(text, "corrected.csv"), show)
         return await self.wait(ticket)
