@@ -1,7 +1,7 @@
 """Looking at an uploaded file before it is loaded: what it is, and where to cut it.
 
-Guarantee: both activities only read the raw file; whatever they derive from it is named by its content, so a
-repeat finds or rebuilds the same.
+Guarantee: the raw file is only read; what is derived from it has a name that its load alone knows, so that it can be
+removed when that load ends, whoever else loads the same content meanwhile.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from activities.pulse import Pulse, pulse
 from activities.requests import find_pipeline
 from activities.scan import Scanner, delimiter_of
 from activities.unpack import MAGIC, unpack
-from contracts.loads import Chunk, InspectFile, Plan, PlanChunks, TextFile
+from contracts.errors import FileRefusedError
+from contracts.loads import Chunk, InspectFile, Plan, PlanChunks, RemoveObjects, TextFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from contracts.loads import StoredFile
     from contracts.pipeline import Pipeline
     from contracts.ports import ObjectStore
 
@@ -43,10 +43,16 @@ class FileActivities:
             async with pulse() as beat:
                 file = request.file
                 key, etag, size = file.key, file.etag, file.size
-                if (await self._head(key, etag, min(size, len(MAGIC)))) == MAGIC:
-                    key, etag, size = await self._unpacked(file, beat)
+                packed = (await self._head(key, etag, min(size, len(MAGIC)))) == MAGIC
+                if packed:
+                    key, etag, size = await self._unpacked(request, beat)
                 head = await self._head(key, etag, min(size, HEAD_BYTES))
-                header = read_header(pipeline, head, whole=size <= HEAD_BYTES)
+                try:
+                    header = read_header(pipeline, head, whole=size <= HEAD_BYTES)
+                except FileRefusedError:
+                    if packed:
+                        await self.objects.delete(key)
+                    raise
         return TextFile(
             key=key,
             etag=etag,
@@ -55,6 +61,7 @@ class FileActivities:
             start=header.start,
             line=header.line,
             ordered=pipeline.sink.key is not None and pipeline.sink.on_conflict == "reject",
+            temporary=packed,
         )
 
     async def _head(self, key: str, etag: str, size: int) -> bytes:
@@ -62,14 +69,21 @@ class FileActivities:
             return b""
         return b"".join([piece async for piece in self.objects.read(key, etag=etag, start=0, end=size)])
 
-    async def _unpacked(self, file: StoredFile, beat: Pulse) -> tuple[str, str, int]:
-        """Unpack a file to an object named by the packed bytes, unless it is there."""
-        key = f"unpacked/{file.sha256}"
-        stored = await self.objects.find(key)
+    async def _unpacked(self, request: InspectFile, beat: Pulse) -> tuple[str, str, int]:
+        """Unpack a file, unless an earlier try did."""
+        file = request.file
+        stored = await self.objects.find(request.unpacked)
         if stored is None:
             packed = self.objects.read(file.key, etag=file.etag, start=0, end=file.size)
-            stored = await self.objects.put_stream(key, unpack(packed, beat.reach))
+            stored = await self.objects.put_stream(request.unpacked, unpack(packed, beat.reach))
         return stored.key, stored.etag, stored.size
+
+    @activity.defn
+    async def remove_objects(self, request: RemoveObjects) -> None:
+        """Remove what was stored for a load alone, which is over."""
+        with translated():
+            for key in request.keys:
+                await self.objects.delete(key)
 
     @activity.defn
     async def plan_chunks(self, request: PlanChunks) -> Plan:

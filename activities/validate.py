@@ -1,17 +1,21 @@
 """The strict edge for JSON: text to object, object to record. The CLI and the activities use the same functions.
 
-Guarantee: what passes can be stored without loss; what does not is refused with field, code and message, and
-the message never repeats the input. Strings in JSON are never read as numbers, nor numbers as strings.
+Guarantee: what passes can be stored without loss; what does not is refused with field (dotted, as pydantic names
+it), code and message, and the message never repeats the input. Strings in JSON are never read as numbers, nor
+numbers as strings.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import re
+from collections import Counter
 from decimal import Decimal
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
@@ -29,20 +33,45 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 32
 MOST_DIGITS = 4300
+MOST_ERRORS = 100
+"""Faults that are named of one record; who has more has other worries."""
+
 EXACT_DIGITS = 15
 """A decimal of so many characters and without an exponent always survives the trip through a double."""
 
 SUSPECT = re.compile(r"\x00|\\u0000|\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class InexactFloat(float):
     """A JSON number that a double cannot hold exactly: fine for a float field, never for a Decimal."""
 
 
-def refuse(code: str, message: str, field: str = "") -> NoReturn:
-    """Refuse a record for one reason."""
-    raise RecordRefusedError((FieldError(field=field, code=code, message=message),))
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """What stands in the place of a value that JSON text cannot give."""
+
+    code: str
+    message: str
+
+
+NOT_FINITE = Fault("finite_number", "NaN and infinities are no values")
+OUT_OF_RANGE = Fault("number_range", "a number is beyond the range of a double")
+TOO_MANY_DIGITS = Fault("number_range", f"an integer may have at most {MOST_DIGITS} digits")
+STANDS_TWICE = Fault("duplicate_key", "the name stands twice in one object")
+TOO_DEEP = Fault("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
+NUL = Fault("nul_character", "NUL characters cannot be stored")
+LONE = Fault("lone_surrogate", "a lone surrogate is no character")
+
+
+class FaultyTextError(Exception):
+    """The text holds a fault; where it stands, a decoder cannot say."""
+
+
+def refuse(code: str, message: str) -> NoReturn:
+    """Refuse a record as a whole."""
+    raise RecordRefusedError((FieldError(field="", code=code, message=message),))
 
 
 def parse_json(text: bytes | str) -> dict[str, JsonValue]:
@@ -54,63 +83,84 @@ def parse_json(text: bytes | str) -> dict[str, JsonValue]:
             text = text.decode()
         except UnicodeDecodeError as error:
             refuse("invalid_utf8", f"the text is not UTF-8: byte {error.start} fits no character")
+    text = text.removeprefix("\ufeff").strip(" \t\r\n")
+    suspect = text.count("{") + text.count("[") > MOST_DEPTH or SUSPECT.search(text) is not None
     try:
-        value = DECODER.decode(text.removeprefix("\ufeff").strip(" \t\r\n"))
+        try:
+            value = DECODER.decode(text)
+        except FaultyTextError:
+            # Only a look at the whole tells which field it is. Good records, nearly all, do not pay for that.
+            value, suspect = MARKING_DECODER.decode(text), True
     except json.JSONDecodeError as error:
         refuse("json_invalid", f"invalid JSON: {error.msg} at line {error.lineno}, column {error.colno}")
     except RecursionError:
-        refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
+        refuse(TOO_DEEP.code, TOO_DEEP.message)
     if not isinstance(value, dict):
         refuse("json_object", 'a record is a JSON object, such as {"name": "value"}')
-    if text.count("{") + text.count("[") > MOST_DEPTH or SUSPECT.search(text):
+    if suspect:
         check_values(value)
     return value
 
 
 def check_values(payload: Mapping[str, JsonValue]) -> None:
     """Refuse what no sink can hold: NUL characters, lone surrogates, NaN and infinities, deep nesting."""
-    errors = tuple(faults(payload, "", 1))
+    errors = tuple(
+        FieldError(field=path, code=fault.code, message=fault.message)
+        for path, fault in islice(faults(payload, "", 1), MOST_ERRORS)
+    )
     if errors:
         raise RecordRefusedError(errors)
 
 
-def faults(value: JsonValue | Mapping[str, JsonValue], path: str, depth: int) -> Iterator[FieldError]:
-    """Find the faults of a value and of all that it contains."""
+def faults(value: JsonValue | Mapping[str, JsonValue] | Fault, path: str, depth: int) -> Iterator[tuple[str, Fault]]:
+    """Find the faults of a value and of all that it contains, each with its dotted path."""
     if isinstance(value, str):
         yield from text_faults(value, path)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            yield FieldError(field=path, code="finite_number", message="NaN and infinities are no values")
+            yield path, NOT_FINITE
+    elif isinstance(value, Fault):
+        yield path, value
     elif isinstance(value, dict | list):
         if depth > MOST_DEPTH:
-            message = f"objects and lists may be nested at most {MOST_DEPTH} deep"
-            yield FieldError(field=path, code="too_deep", message=message)
+            yield path, TOO_DEEP
             return
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in pairs:
+            inner = join(path, name)
             if isinstance(name, str):
-                yield from text_faults(name, path)
-            inner = SURROGATE.sub("\ufffd", str(name))
-            yield from faults(item, f"{path}.{inner}" if path else inner, depth + 1)
+                yield from text_faults(name, inner)
+            yield from faults(item, inner, depth + 1)
 
 
-def text_faults(text: str, path: str) -> Iterator[FieldError]:
+def join(path: str, name: str | int) -> str:
+    """Name an item of what stands at `path`, in characters that can be shown."""
+    inner = UNPRINTABLE.sub("\ufffd", name) if isinstance(name, str) else str(name)
+    return f"{path}.{inner}" if path else inner
+
+
+def text_faults(text: str, path: str) -> Iterator[tuple[str, Fault]]:
     """Find what PostgreSQL's text cannot hold."""
     if "\0" in text:
-        yield FieldError(field=path, code="nul_character", message="NUL characters cannot be stored")
+        yield path, NUL
     if SURROGATE.search(text):
-        yield FieldError(field=path, code="lone_surrogate", message="a lone surrogate is no character")
+        yield path, LONE
 
 
 def read_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object; a name that stands in it twice would silently lose a value."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                refuse("duplicate_key", "the name stands twice in one object", SURROGATE.sub("\ufffd", name))
-            seen.add(name)
+        raise FaultyTextError
+    return value
+
+
+def mark_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object in which a name that stands twice has a fault for its value."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        times = Counter(name for name, _ in pairs)
+        value.update((name, STANDS_TWICE) for name, number in times.items() if number > 1)
     return value
 
 
@@ -118,7 +168,7 @@ def read_float(text: str) -> float:
     """Read a number with a fraction or an exponent, and remember if a double cannot hold it."""
     value = float(text)
     if not math.isfinite(value):
-        refuse("number_range", "a number is beyond the range of a double")
+        raise FaultyTextError
     if len(text) <= EXACT_DIGITS and "e" not in text and "E" not in text:
         return value
     return value if exact(text, value) else InexactFloat(value)
@@ -135,18 +185,25 @@ def exact(text: str, value: float) -> bool:
 def read_int(text: str) -> int:
     """Read an integer of a length that can still be read in no time."""
     if len(text) > MOST_DIGITS:
-        refuse("number_range", f"an integer may have at most {MOST_DIGITS} digits")
+        raise FaultyTextError
     return int(text)
 
 
-def read_constant(name: str) -> NoReturn:
+def read_constant(_name: str) -> NoReturn:
     """Refuse NaN and the infinities, which JSON does not have."""
-    refuse("finite_number", f"{name} is no JSON value")
+    raise FaultyTextError
 
 
 DECODER = json.JSONDecoder(
     object_pairs_hook=read_pairs, parse_float=read_float, parse_int=read_int, parse_constant=read_constant
 )
+MARKING_DECODER = json.JSONDecoder(
+    object_pairs_hook=mark_pairs,
+    parse_float=lambda text: value if math.isfinite(value := float(text)) else OUT_OF_RANGE,
+    parse_int=lambda text: int(text) if len(text) <= MOST_DIGITS else TOO_MANY_DIGITS,
+    parse_constant=lambda _name: NOT_FINITE,
+)
+"""Reads what `DECODER` gives up at, and leaves a `Fault` in each place that it would have."""
 
 
 def validate_payload(pipeline: Pipeline, payload: Mapping[str, JsonValue]) -> Record:
@@ -157,10 +214,9 @@ def validate_payload(pipeline: Pipeline, payload: Mapping[str, JsonValue]) -> Re
         raise RecordRefusedError(errors)
     try:
         text = json.dumps(payload, allow_nan=False)
-    except ValueError:
-        refuse("finite_number", "NaN and infinities are no values")
-    except RecursionError:
-        refuse("too_deep", f"objects and lists may be nested at most {MOST_DEPTH} deep")
+    except (ValueError, RecursionError):
+        check_values(payload)
+        refuse(TOO_MANY_DIGITS.code, TOO_MANY_DIGITS.message)
     try:
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
@@ -178,18 +234,18 @@ def field_errors_of(error: ValidationError) -> tuple[FieldError, ...]:
 def imprecise(model: type[Record], payload: Mapping[str, JsonValue]) -> Iterator[FieldError]:
     """Find numbers for Decimal fields that were rounded when they were read as JSON."""
     for name in decimal_fields(model):
-        if name in payload and holds_inexact(payload[name]):
+        for path in inexact(payload.get(name), name):
             message = "the number has more digits than a JSON number keeps: send it as a string"
-            yield FieldError(field=name, code="number_precision", message=message)
+            yield FieldError(field=path, code="number_precision", message=message)
 
 
-def holds_inexact(value: JsonValue) -> bool:
-    """Say whether a value is or contains a rounded number."""
-    if isinstance(value, dict):
-        return any(map(holds_inexact, value.values()))
-    if isinstance(value, list):
-        return any(map(holds_inexact, value))
-    return isinstance(value, InexactFloat)
+def inexact(value: JsonValue, path: str) -> Iterator[str]:
+    """Find the paths of the rounded numbers in a value."""
+    if isinstance(value, InexactFloat):
+        yield path
+    elif isinstance(value, dict | list):
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from inexact(item, join(path, name))
 
 
 @lru_cache(maxsize=256)

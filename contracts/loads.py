@@ -17,13 +17,17 @@ LoadStatus = Literal["running", "waiting", "completed", "failed", "cancelled", "
 
 
 class StoredFile(Frozen):
-    """A raw file in the object store. `name` is what the user called it; sizes are in bytes."""
+    """A raw file in the object store. `name` is what the user called it; sizes are in bytes.
+
+    A `temporary` one was stored for one load alone, which removes it at its end.
+    """
 
     key: str
     name: str
     size: int
     etag: str
     sha256: str
+    temporary: bool = False
 
 
 class Dialect(Frozen):
@@ -38,7 +42,8 @@ class TextFile(Frozen):
     """The plain, uncompressed text to read: an object, where its records start, and how to read them.
 
     `start` is the offset of the first record in bytes, `line` its physical line number from 1. `ordered` says
-    that the chunks have to be loaded one after the other, as `on_conflict="reject"` needs it.
+    that the chunks have to be loaded one after the other, as `on_conflict="reject"` needs it. A `temporary` text was
+    unpacked for one load alone, which removes it at its end.
     """
 
     key: str
@@ -48,6 +53,7 @@ class TextFile(Frozen):
     start: int
     line: int
     ordered: bool = False
+    temporary: bool = False
 
 
 class Chunk(Frozen):
@@ -134,6 +140,7 @@ class LoadSummary(Frozen):
     """How a load stands or ended. `reason` explains every status but `running` and `completed`.
 
     `rejects` is the object-store prefix of the rejects that are still open, `dialect` how their file was read.
+    `corrections` and `accepted` are what operators decided so far: a load that is started again gets them.
     """
 
     status: LoadStatus
@@ -143,6 +150,8 @@ class LoadSummary(Frozen):
     reason: str = ""
     rejects: str = ""
     dialect: Dialect | None = None
+    corrections: tuple[StoredFile, ...] = ()
+    accepted: bool = False
 
 
 class RejectError(Frozen):
@@ -166,10 +175,17 @@ class Reject(Frozen):
 
 
 class InspectFile(Frozen):
-    """Ask how a stored file is to be read."""
+    """Ask how a stored file is to be read. If it is packed, `unpacked` is the key for its text."""
 
     pipeline: str
     file: StoredFile
+    unpacked: str
+
+
+class RemoveObjects(Frozen):
+    """Ask to remove objects that no other load knows of."""
+
+    keys: tuple[str, ...]
 
 
 class PlanChunks(Frozen):
@@ -225,7 +241,8 @@ class Carried(Frozen):
 
     `settled` counts the rows of earlier files, without those that a correction replaces; `loaded` are the checksums
     of the corrected files so far; `correction` waits for the original file to be loaded first; `accepted`
-    says that the operator wants the load to finish in spite of its rejects.
+    says that the operator wants the load to finish in spite of its rejects; `temporary` are the keys of the objects
+    that are to be removed at the end.
     """
 
     reading: Reading
@@ -233,15 +250,19 @@ class Carried(Frozen):
     loaded: tuple[str, ...] = ()
     correction: Correction | None = None
     accepted: bool = False
+    temporary: tuple[str, ...] = ()
 
 
 class LoadRun(LoadInput):
     """The input of one run of a load: what was asked, and what earlier runs of the same load carried over.
 
     `chunk_bytes` decides where units begin and end: a load that is started again needs the same value, or its
-    receipts do not match.
+    receipts do not match. `corrections`, in the order in which operators gave them, and `accepted` are what was
+    decided in earlier runs, or before the load ended early and was started again.
     """
 
     chunk_bytes: Annotated[int, Field(ge=1)] = 8 * 1024 * 1024
     chunks_per_run: Annotated[int, Field(ge=1)] = 500
+    corrections: tuple[StoredFile, ...] = ()
+    accepted: bool = False
     carried: Carried | None = None

@@ -39,7 +39,7 @@ PATIENCE = 300.0
 """Seconds that a wait survives without an answer of Temporal."""
 
 FIRST_LOOK, SLOWEST_LOOK = 0.1, 1.0
-"""Seconds between two looks at a run: short loads end quickly, long ones are not bothered."""
+"""Seconds between two looks at how far a run is: short loads show progress, long ones are not bothered."""
 
 OVER: Mapping[LoadStatus, Exit] = {
     "completed": Exit.DONE,
@@ -192,7 +192,8 @@ async def watch(
 ) -> AsyncIterator[TicketState]:
     """Yield a ticket's state again and again, the last time when it is over or, unless told otherwise, waiting.
 
-    Temporal may be gone for up to five minutes in between. Raises `UnavailableError` after that.
+    The end of the run is noticed as it happens. Temporal may be gone for up to five minutes in between. Raises
+    `UnavailableError` after that.
     """
     pause, answered = FIRST_LOOK, time.monotonic()
     while True:
@@ -201,10 +202,30 @@ async def watch(
         except (UnavailableError, RPCError) as error:
             if not is_outage(error) or time.monotonic() - answered > PATIENCE:
                 raise
+            await asyncio.sleep(pause)
         else:
             answered = time.monotonic()
             yield state
             if state.status in OVER or (state.status == "waiting" and not through_waiting):
                 return
-        await asyncio.sleep(pause)
+            await pause_while_open(client, ticket, pause)
         pause = min(SLOWEST_LOOK, pause * 1.5)
+
+
+async def pause_while_open(client: Client, ticket: str, seconds: float) -> None:
+    """Pause, but only until the last of a ticket's runs is closed, however it ends.
+
+    The long poll lives no longer than the pause: nothing is left behind by a caller who loses interest, and an end
+    that comes between two pauses answers the next one at once.
+    """
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(seconds):
+            await client.get_workflow_handle(ticket).result()
+    except (TimeoutError, WorkflowFailureError):
+        pass  # still open, or closed without a result
+    except RPCError as error:
+        if not is_outage(error):
+            raise
+        # The next look tells how long Temporal has been gone; without the rest of the pause it would come at once.
+        await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))

@@ -1,7 +1,8 @@
 """Uploads as a library: a raw file into the object store, and the load that reads it.
 
 Guarantee: a ticket is returned only after the whole file is stored, checksum verified, and Temporal holds the load.
-The same file for the same pipeline is the same load: it is not stored or loaded twice unless asked for.
+The same file for the same pipeline is the same load: it is not stored or loaded twice unless asked for. A load that
+ended early goes on with all that operators gave it, whether it is resumed or its file uploaded again.
 """
 
 from __future__ import annotations
@@ -32,12 +33,15 @@ from contracts.ports import ObjectStore, StoredObject
 from starter.exits import CommandError, Exit
 from starter.services import Settings, naming_temporal
 from starter.tickets import TicketState, look
+from workflows.details import title
 from workflows.options import PATTERN, PIPELINE, PIPELINES, STATUS
 from workflows.upload import Upload
 
 BLOCK = 1024 * 1024
 HASH_CHARACTERS = 32
-CHUNK_BYTES_MEMO = "chunk_bytes"
+LOAD_MEMO = "load"
+"""Where a load keeps its input: readable without a worker, handed on from run to run, and shown by the Web UI."""
+
 CHUNK_BYTES = LoadRun.model_fields["chunk_bytes"].default
 
 Showing = Callable[[int, int], None]
@@ -136,7 +140,7 @@ class Uploads:
             found = await self.find(ticket_of(pipeline, sha256))
             if found and is_standing(found):
                 return found.model_copy(update={"known": True})
-        file = await self.store(pipeline, source, sha256, show)
+        file = await self.store(pipeline, source, sha256, show, checking=options.dry_run)
         ticket = ticket_of(pipeline, file.sha256) + suffix
         series = f"file/{file.sha256}" + (suffix if again and not options.dry_run else "")
         if not suffix:
@@ -146,9 +150,13 @@ class Uploads:
                 if not sha256:
                     await self._objects.delete(file.key)
                 return found.model_copy(update={"known": True})
-        chunk_bytes = await self.chunk_bytes_of(ticket)
-        run = LoadRun(pipeline=pipeline, file=file, series=series, options=options, chunk_bytes=chunk_bytes)
-        await self.start(run, ticket)
+        run = LoadRun(pipeline=pipeline, file=file, series=series, options=options, chunk_bytes=self._chunk_bytes)
+        if earlier := await self.find_earlier(ticket):
+            # Receipts name byte ranges, and rows that were corrected are to be counted as that.
+            kept = {"chunk_bytes": earlier.chunk_bytes, "corrections": earlier.corrections}
+            run = run.model_copy(update=kept)
+        if not await self.start(run, ticket) and not sha256:
+            await self._objects.delete(file.key)
         return await look(self._client, self._settings, ticket)
 
     async def find(self, ticket: str) -> TicketState | None:
@@ -160,31 +168,41 @@ class Uploads:
                 raise
             return None
 
-    async def chunk_bytes_of(self, ticket: str) -> int:
-        """Return the size of chunks that a load had when it was last started: its receipts name byte ranges."""
+    async def find_earlier(self, ticket: str) -> LoadRun | None:
+        """Return the input with which a load can be started again: its last one, and what operators decided since."""
         with naming_temporal(self._settings):
             try:
                 described = await self._client.get_workflow_handle(ticket).describe()
             except RPCError as error:
                 if error.status != RPCStatusCode.NOT_FOUND:
                     raise
-                return self._chunk_bytes
-        return await described.memo_value(CHUNK_BYTES_MEMO, self._chunk_bytes, type_hint=int)
+                return None
+        run = await described.memo_value(LOAD_MEMO, None, type_hint=LoadRun)
+        summary = await described.memo_value("summary", None, type_hint=LoadSummary)
+        if run is None or summary is None:
+            return None
+        return run.model_copy(update={"corrections": summary.corrections, "accepted": summary.accepted})
 
-    async def store(self, pipeline: str, source: Source, sha256: str | None, show: Showing) -> StoredFile:
+    async def store(
+        self, pipeline: str, source: Source, sha256: str | None, show: Showing, *, checking: bool = False
+    ) -> StoredFile:
         """Bring the bytes into the object store, unless they are there. The store verifies every part's checksum.
 
-        A file is named by its checksum. A stream's is known only at its end, so it is named by chance.
+        A file is named by its checksum. A stream's is known only at its end, so it is named by chance; and so is what
+        is stored only to be checked, because the check removes it: a load of the same content must not count on it.
         """
         key = f"uploads/{pipeline}/{sha256 or f'stream-{uuid.uuid4().hex}'}"
         stored = await self._objects.find(key) if sha256 else None
-        if stored is None or stored.sha256 != sha256:
-            stored = await self._objects.put_stream(key, source.blocks(show), sha256)
-        return stored_file(stored, source.name)
+        if stored is not None and stored.sha256 == sha256:
+            return stored_file(stored, source.name)
+        if checking:
+            key = f"checks/{pipeline}/raw/{uuid.uuid4().hex}"
+        stored = await self._objects.put_stream(key, source.blocks(show), sha256)
+        return stored_file(stored, source.name, temporary=checking)
 
-    async def start(self, run: LoadRun, ticket: str) -> None:
-        """Make Temporal responsible for the load; whoever started the same one first keeps it."""
-        checked = "check" if run.options.dry_run else "load"
+    async def start(self, run: LoadRun, ticket: str) -> bool:
+        """Make Temporal responsible for the load; whoever started the same one first keeps it (False)."""
+        begun = LoadSummary(status="running", counts=Counts(), corrections=run.corrections, accepted=run.accepted)
         with naming_temporal(self._settings):
             try:
                 await self._client.start_workflow(
@@ -196,10 +214,7 @@ class Uploads:
                     # it committed from happening twice.
                     id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
                     id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                    memo={
-                        "summary": LoadSummary(status="running", counts=Counts(), total_bytes=0),
-                        CHUNK_BYTES_MEMO: run.chunk_bytes,
-                    },
+                    memo={"summary": begun, LOAD_MEMO: run},
                     search_attributes=TypedSearchAttributes(
                         [
                             SearchAttributePair(PIPELINE, run.pipeline),
@@ -207,29 +222,61 @@ class Uploads:
                             SearchAttributePair(STATUS, "running"),
                         ]
                     ),
-                    static_summary=f"{checked} {run.file.name} into {run.pipeline}"[:200],
+                    static_summary=title(run),
                     static_details=f"`{run.file.name}`, {run.file.size:,} bytes, SHA-256 `{run.file.sha256}`",
                 )
             except WorkflowAlreadyStartedError:
-                return
+                return False
+        return True
 
     async def resume(self, ticket: str, corrected: Source | None, show: Showing) -> TicketState:
-        """Let a waiting load go on, after loading the corrected file if there is one. Raises `CommandError`."""
+        """Let a load that waits, or ended early, go on, with the corrected file if there is one.
+
+        Raises `CommandError` for one that runs, or is over for good.
+        """
         state = await look(self._client, self._settings, ticket)
         if state.pattern != "upload":
             message = f"{ticket} is a request; only uploads can be resumed."
             raise CommandError(Exit.USAGE, message)
-        if state.status != "waiting":
-            message = f"{ticket} is {state.status}; only a waiting load can be resumed."
-            if state.status in {"failed", "cancelled", "stopped"} and is_first(ticket):
-                message += " Upload its file again to go on where it ended."
+        earlier = None
+        if state.status in {"failed", "cancelled"}:
+            earlier = await self.find_earlier(ticket)
+            await self.check_earlier(ticket, earlier)
+        elif state.status != "waiting":
+            message = f"{ticket} is {state.status}; only a load that waits, failed or was cancelled can be resumed."
+            if state.status == "stopped":
+                message += " Upload its file again with another limit."
             raise CommandError(Exit.FAILED, message)
         file = None
         if corrected:
             sha256 = await corrected.sha256(show) if corrected.path else None
             file = await self.store(state.pipeline, corrected, sha256, show)
-        await self.send_resume(ticket, file)
+        if earlier:
+            await self.start_again(ticket, earlier, file)
+        else:
+            await self.send_resume(ticket, file)
         return await look(self._client, self._settings, ticket)
+
+    async def check_earlier(self, ticket: str, earlier: LoadRun | None) -> None:
+        """Make sure that a load can be started again. Raises `CommandError`."""
+        if earlier is None:
+            raise CommandError(Exit.FAILED, f"{ticket} has not kept its input: upload its file again.")
+        if earlier.options.dry_run:
+            raise CommandError(Exit.FAILED, f"{ticket} only checked a file, which cannot be resumed: check it again.")
+        for file in (earlier.file, *earlier.corrections):
+            if await self._objects.find(file.key) is None:
+                raise CommandError(Exit.FAILED, f"{file.name} is not stored any more: upload it again.")
+
+    async def start_again(self, ticket: str, earlier: LoadRun, corrected: StoredFile | None) -> None:
+        """Start a load that ended early with all it had, and a corrected file that is new to it."""
+        if corrected and corrected.sha256 not in {file.sha256 for file in earlier.corrections}:
+            if corrected.sha256 == earlier.file.sha256:
+                message = f"{corrected.name} is the file of this load: correct the rejected rows only."
+                raise CommandError(Exit.FAILED, message)
+            earlier = earlier.model_copy(update={"corrections": (*earlier.corrections, corrected)})
+        if not await self.start(earlier, ticket) and corrected:
+            message = f"{ticket} was resumed by someone else meanwhile, without {corrected.name}."
+            raise CommandError(Exit.FAILED, message)
 
     async def send_resume(self, ticket: str, file: StoredFile | None) -> None:
         """Send the decision and wait until the load has taken it."""
@@ -251,16 +298,13 @@ def is_standing(state: TicketState) -> bool:
     return state.status in {"running", "waiting", "completed"}
 
 
-def is_first(ticket: str) -> bool:
-    """Say whether a ticket names a file's own load, and neither a check nor one more load of the same file."""
-    return ticket.count("/") == ticket_of("", "").count("/")
-
-
 def ticket_of(pipeline: str, sha256: str) -> str:
     """Name the load of a file."""
     return f"upload/{pipeline}/{sha256[:HASH_CHARACTERS]}"
 
 
-def stored_file(stored: StoredObject, name: str) -> StoredFile:
+def stored_file(stored: StoredObject, name: str, *, temporary: bool = False) -> StoredFile:
     """Describe an object as the file it holds."""
-    return StoredFile(key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=stored.sha256)
+    return StoredFile(
+        key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=stored.sha256, temporary=temporary
+    )

@@ -78,7 +78,13 @@ def build_workers(
         Worker(
             client,
             task_queue=LOADS,
-            activities=[files.inspect_file, files.plan_chunks, loads.load_chunk, loads.check_chunk],
+            activities=[
+                files.inspect_file,
+                files.plan_chunks,
+                files.remove_objects,
+                loads.load_chunk,
+                loads.check_chunk,
+            ],
             tuner=WorkerTuner.create_fixed(activity_slots=LOAD_SLOTS),
             activity_task_poller_behavior=PollerBehaviorSimpleMaximum(LOAD_SLOTS),
             # Steps report often; the server hears of it, and answers with a cancellation, at most this late.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from contracts.loads import LoadSummary
+    from contracts.loads import LoadRun, LoadSummary
 
 HEADLINES = {
     "waiting": "Waiting for an operator",
@@ -15,21 +15,32 @@ HEADLINES = {
     "stopped": "Stopped by the limit of rejects: nothing was loaded",
 }
 MEGABYTE = 1_000_000
+LONGEST_TITLE = 200
 
 
-def describe(summary: LoadSummary, *, ticket: str, name: str, phase: str) -> str:
-    """Write the current details of a load of the file called `name`."""
+def title(run: LoadRun) -> str:
+    """Say in one line what is loaded where: the static summary of a load."""
+    checked = "check" if run.options.dry_run else "load"
+    return f"{checked} {run.file.name} into {run.pipeline}"[:LONGEST_TITLE]
+
+
+def describe(run: LoadRun, summary: LoadSummary, *, ticket: str, phase: str) -> str:
+    """Write the current details of a load.
+
+    They begin with its title. The static summary says the same, but only the first run has one: Temporal's
+    continue-as-new command has no field for it, and `workflow.continue_as_new` no parameter.
+    """
     counts = summary.counts
     headline = f"Running: {phase}" if summary.status == "running" else HEADLINES[summary.status]
-    parts = [f"**{headline}**"]
-    parts.append(f"File `{plain(name)}`: {progress(summary)}")
+    parts = [f"**{headline}**: {plain(title(run))}"]
+    parts.append(f"File `{plain(run.file.name)}`: {progress(summary)}")
     parts.append(
         "| read | written | rejected | duplicates | dropped |\n| ---: | ---: | ---: | ---: | ---: |\n"
         f"| {counts.read:,} | {counts.written:,} | {counts.rejected:,} | {counts.duplicates:,} | {counts.dropped:,} |"
     )
     if summary.reason:
         parts.append(plain(summary.reason))
-    parts.append(commands(summary, ticket))
+    parts.append(commands(run, summary, ticket))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -41,7 +52,7 @@ def progress(summary: LoadSummary) -> str:
     return f"{summary.done_bytes / MEGABYTE:,.1f} of {summary.total_bytes / MEGABYTE:,.1f} MB ({percent:.0f} %)"
 
 
-def commands(summary: LoadSummary, ticket: str) -> str:
+def commands(run: LoadRun, summary: LoadSummary, ticket: str) -> str:
     """List what the operator can do now."""
     see = f"`starter rejects {ticket} > corrected.csv` prints the rejects, to be corrected"
     cancel = f"`starter cancel {ticket}` stops it; committed rows stay"
@@ -57,7 +68,11 @@ def commands(summary: LoadSummary, ticket: str) -> str:
     elif summary.status in {"completed", "stopped"} and summary.counts.rejected:
         steps = [see]
     elif summary.status in {"failed", "cancelled"}:
-        steps = ["Upload the same file again to go on: chunks that were committed are not loaded twice"]
+        steps = [
+            "A check cannot be continued: start it again"
+            if run.options.dry_run
+            else f"`starter resume {ticket}` goes on: what was committed is not loaded twice, corrections are kept"
+        ]
     else:
         steps = []
     return "\n".join(f"- {step}" for step in steps)

@@ -1,7 +1,8 @@
 """The only home of task queues, search attributes, timeouts and retries.
 
 Guarantee: a step is either tried until it succeeds or ended by a terminal error; no outage, however long, exhausts a
-retry policy. Each kind of step has one named policy here, and workflows use nothing else.
+retry policy. The one exception, `CLEAR_UP`, can be given up without loss. Each kind of step has one named policy here,
+and workflows use nothing else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Step(TypedDict, total=False):
 
     task_queue: str
     start_to_close_timeout: timedelta
+    schedule_to_close_timeout: timedelta
     heartbeat_timeout: timedelta
     retry_policy: RetryPolicy
     cancellation_type: ActivityCancellationType
@@ -96,6 +98,15 @@ LOAD_CHUNK = Step(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 """Load or check one chunk."""
+
+CLEAR_UP = Step(
+    task_queue=LOADS,
+    start_to_close_timeout=timedelta(seconds=10),
+    # What is left behind costs space until a lifecycle rule removes it; an end that hangs costs an operator's time.
+    schedule_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Remove the objects that a load alone used, once it is over."""
 
 LAST_CHUNKS = timedelta(seconds=10)
 """How long the chunks in flight may end by themselves when a load ends early, before they are told to stop."""

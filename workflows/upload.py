@@ -15,7 +15,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 from workflows.chunks import ChunkPass
 from workflows.details import describe
-from workflows.options import ERROR_TYPE, READ_FILE, STATUS
+from workflows.options import CLEAR_UP, ERROR_TYPE, READ_FILE, STATUS
 
 with workflow.unsafe.imports_passed_through():
     from activities.files import FileActivities
@@ -28,6 +28,7 @@ with workflow.unsafe.imports_passed_through():
         LoadStatus,
         LoadSummary,
         Reading,
+        RemoveObjects,
         ResumeLoad,
         StoredFile,
         TextFile,
@@ -54,6 +55,10 @@ class Upload:
     def __init__(self, run: LoadRun) -> None:
         self.input = run
         self.state = run.carried
+        self.corrections = run.corrections
+        self.temporary: tuple[str, ...] = (run.file.key,) if run.file.temporary else ()
+        if run.carried is not None:
+            self.temporary = run.carried.temporary
         self.reader: ChunkPass | None = None
         self.quota = run.chunks_per_run
         self.status: LoadStatus = "running"
@@ -85,8 +90,10 @@ class Upload:
         options = run.options
         if self.state is None:
             text = await self.inspect(run.file)
-            check = options.dry_run or options.max_rejects is not None
-            self.state = Carried(reading=self.reading_of(run.series, text, checking=check))
+            # A load that is started again is past its limit if an operator let it pass, with corrections or without.
+            decided = run.accepted or bool(run.corrections)
+            check = options.dry_run or (options.max_rejects is not None and not decided)
+            self.state = Carried(reading=self.reading_of(run.series, text, checking=check), accepted=run.accepted)
             self.tell()
         if self.state.reading.checking:
             await self.read()
@@ -109,9 +116,14 @@ class Upload:
         """Turn to the next corrected file; False if the load is to finish with the rejects that it has."""
         rejected = self.counts.rejected
         if self.carried.correction is None:
-            if not rejected or self.input.options.on_rejects == "finish" or self.carried.accepted:
+            given = [file for file in self.corrections if file.sha256 not in self.carried.loaded]
+            if rejected and given:
+                # Given before the load ended early and was started again.
+                self.carry(correction=Correction(file=given[0], text=await self.inspect(given[0])))
+            elif not rejected or self.input.options.on_rejects == "finish" or self.carried.accepted:
                 return False
-            await self.wait_for_operator(f"{rejected} rows were rejected; the others are loaded")
+            else:
+                await self.wait_for_operator(f"{rejected} rows were rejected; the others are loaded")
         correction = self.carried.correction
         if correction is None:
             return False
@@ -144,16 +156,24 @@ class Upload:
             return
         self.tell()
         await workflow.wait_condition(workflow.all_handlers_finished)
-        workflow.continue_as_new(self.input.model_copy(update={"carried": self.carried}))
+        # The new run has no static summary; `describe` tells why, and what takes its place. The memo goes along.
+        self.carry(temporary=self.temporary)
+        handed_on = {"carried": self.carried, "corrections": self.corrections}
+        workflow.continue_as_new(self.input.model_copy(update=handed_on))
 
     async def inspect(self, file: StoredFile) -> TextFile:
         """Find out how a file is to be read. Fails for a file that cannot be."""
-        return await workflow.execute_activity_method(
+        # Named by the load, not by the content: another load of the same content may still read when this one is over.
+        unpacked = f"unpacked/{workflow.info().first_execution_run_id}/{file.sha256}"
+        text = await workflow.execute_activity_method(
             FileActivities.inspect_file,
-            InspectFile(pipeline=self.input.pipeline, file=file),
+            InspectFile(pipeline=self.input.pipeline, file=file, unpacked=unpacked),
             summary=f"inspect {file.name}"[:200],
             **READ_FILE,
         )
+        if text.temporary:
+            self.temporary = (*self.temporary, text.key)
+        return text
 
     async def wait_for_operator(self, reason: str) -> None:
         """Wait, for days if need be, until `resume` brings a readable file or none."""
@@ -178,6 +198,7 @@ class Upload:
             self.carry(accepted=True)
             return
         text = await self.inspect(corrected)
+        self.corrections = (*self.corrections, corrected)
         self.carry(correction=Correction(file=corrected, text=text))
 
     def answer(self, refusal: ApplicationError | None = None) -> None:
@@ -227,6 +248,8 @@ class Upload:
             reason=self.reason,
             rejects=reading.rejects if reading else "",
             dialect=reading.text.dialect if reading else None,
+            corrections=self.corrections,
+            accepted=self.state.accepted if self.state else self.input.accepted,
         )
 
     @property
@@ -260,14 +283,15 @@ class Upload:
         """Begin a pass over a file.
 
         A load's rejects lie under its series, where the receipts of an earlier try point; a check's under the run,
-        because a later check of the same file may find fewer.
+        because a later check of the same file may find fewer, and apart from the others, because they may be removed
+        sooner.
         """
-        step = f"check-{workflow.info().first_execution_run_id}" if checking else "load"
+        checked = f"checks/{self.input.pipeline}/{series}/{workflow.info().first_execution_run_id}/"
         return Reading(
             series=series,
             text=text,
             checking=checking,
-            rejects=f"rejects/{self.input.pipeline}/{series}/{step}/",
+            rejects=checked if checking else f"rejects/{self.input.pipeline}/{series}/load/",
             start=text.start,
             line=text.line,
         )
@@ -297,12 +321,7 @@ class Upload:
     def show(self) -> None:
         """Keep the current details up to date."""
         workflow.set_current_details(
-            describe(
-                self.summary(),
-                ticket=workflow.info().workflow_id,
-                name=self.input.file.name,
-                phase=self.phase,
-            )
+            describe(self.input, self.summary(), ticket=workflow.info().workflow_id, phase=self.phase)
         )
 
     @property
@@ -320,12 +339,14 @@ class Upload:
         """End with a result."""
         self.tell(status, reason)
         await workflow.wait_condition(workflow.all_handlers_finished)
+        await self.clear_up()
         return self.summary()
 
     async def close_cancelled(self) -> None:
         """Note that the load was cancelled."""
         self.tell("cancelled", "cancelled by an operator; rows that were committed stay and are counted")
         await self.abandon_decision("the load was cancelled")
+        await self.clear_up()
 
     async def close_failed(self, error: ActivityError) -> ApplicationError:
         """Note why the load cannot go on; returns the error to end with."""
@@ -333,7 +354,23 @@ class Upload:
         await self.abandon_decision("the load failed")
         workflow.upsert_search_attributes([ERROR_TYPE.value_set(failure.type or "Unexpected")])
         self.tell("failed", failure.message)
+        await self.clear_up()
         return failure
+
+    async def clear_up(self) -> None:
+        """Remove the objects that nobody but this load can know of, if there are any."""
+        if not self.temporary:
+            return
+        try:
+            await workflow.execute_activity_method(
+                FileActivities.remove_objects,
+                RemoveObjects(keys=self.temporary),
+                summary="remove what only this load used",
+                **CLEAR_UP,
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
 
     async def abandon_decision(self, reason: str) -> None:
         """Tell an operator whose decision is still open that it will not be carried out."""

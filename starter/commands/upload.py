@@ -138,7 +138,7 @@ def resume(
     corrected: Annotated[str | None, typer.Argument(help="The corrected rejects; - for stdin.")] = None,
     wait: Wait = False,
 ) -> None:
-    """Let a waiting load go on, with corrected rows or without the rejected ones."""
+    """Let a load that waits go on, with corrected rows or without the rejected ones; or one that ended early."""
     output = output_of(context)
     state = asyncio.run(decide(output, ticket, corrected, wait=wait))
     finish(output, state, waited=wait)

@@ -90,6 +90,13 @@ def test_a_bad_record_is_rejected_with_its_reasons(starter: Starter, kind: str) 
     assert count(starter, 1000) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "field"), [("NaN", "amount"), ("infinity", "amount"), ("duplicate key", "id"), ("NUL", "text")]
+)
+def test_a_value_that_json_cannot_hold_is_rejected_under_its_name(starter: Starter, kind: str, field: str) -> None:
+    assert [error["field"] for error in starter("submit", "notes", "-", stdin=BAD[kind]).json["errors"]] == [field]
+
+
 def test_an_argument_that_is_no_text_is_rejected(starter: Starter) -> None:
     assert starter("submit", "notes", b'{"id": 1000, "text": "\xff"}').exit == 3
 

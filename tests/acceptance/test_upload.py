@@ -146,6 +146,22 @@ def test_a_cancelled_load_keeps_and_counts_what_is_committed_and_goes_on_when_up
     assert starter("cancel", ticket).exit == 1
 
 
+def test_a_cancelled_load_is_resumed_with_its_corrections(starter: Starter) -> None:
+    path = starter.file("a.csv", notes(550, 20, spoilt=2))
+    ran = starter("upload", "appended", path, "--wait", "--again", "--on-rejects", "wait")
+    ticket = ran.json["ticket"]
+    text = starter("rejects", ticket, plain=True).out
+    ran = starter("resume", ticket, starter.file("b.csv", text.replace("much", "7", 1).encode()), "--wait")
+    assert (ran.exit, ran.json["counts"]) == (6, counts(20, 19, 1)), ran
+    assert starter("cancel", ticket).json["status"] == "cancelled"
+    ran = starter("resume", ticket, "--wait")
+    assert (ran.exit, ran.json["ticket"], ran.json["counts"]) == (6, ticket, counts(20, 19, 1)), ran
+    text = starter("rejects", ticket, plain=True).out
+    ran = starter("resume", ticket, starter.file("c.csv", text.replace("much", "8").encode()), "--wait")
+    assert (ran.exit, ran.json["status"], ran.json["counts"]) == (0, "completed", counts(20, 20)), ran
+    assert ids(starter, 550, 569, "appended") == 20
+
+
 def test_a_running_load_can_be_cancelled(starter: Starter) -> None:
     path = starter.file("a.csv", b"id\n" + b"".join(b"%d\n" % n for n in range(20_000)))
     ticket = starter("upload", "slow", path).json["ticket"]

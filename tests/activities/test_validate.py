@@ -60,6 +60,41 @@ def test_what_is_not_plainly_a_json_object_is_refused(text: bytes | str, code: s
     assert [found for _, found in refusal(text)] == [code]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"id": 1, "weight": NaN}', [("weight", "finite_number")]),
+        ('{"weight": -Infinity, "id": NaN}', [("weight", "finite_number"), ("id", "finite_number")]),
+        ('{"lines": [{"amount": 1}, {"amount": Infinity}]}', [("lines.1.amount", "finite_number")]),
+        ('{"id": 1, "weight": -1e999}', [("weight", "number_range")]),
+        ('{"lines": [1, ' + "9" * 5000 + "]}", [("lines.1", "number_range")]),
+        ('{"note": {"a": 1, "b": {"c": 1, "c": 1}}}', [("note.b.c", "duplicate_key")]),
+        (r'{"note": {"a": "\udc00"}}', [("note.a", "lone_surrogate")]),
+        (r'{"note": ["x", "\u0000"]}', [("note.1", "nul_character")]),
+        (r'{"note": {"a\u0000": 1}}', [("note.a\ufffd", "nul_character")]),
+        ('{"a": ' + "[" * 40 + "]" * 40 + "}", [("a" + ".0" * 31, "too_deep")]),
+        ('{"id": ' + "9" * 4300 + ', "at": "2013-01-01T10:00:00Z"}', [("id", "less_than_equal")]),
+        # The same fault twice in one place is told once; text that is no JSON is told as that.
+        ('{"id": NaN, "id": NaN}', [("id", "duplicate_key")]),
+        ('{"id": NaN', [("", "json_invalid")]),
+        ("[NaN]", [("", "json_object")]),
+    ],
+)
+def test_a_value_that_is_refused_is_named_by_its_dotted_path(text: str, expected: list[tuple[str, str]]) -> None:
+    assert refusal(text) == expected
+
+
+def test_a_record_of_faults_names_a_hundred_of_them() -> None:
+    assert len(refusal('{"note": [' + "NaN," * 10_000 + "1]}")) == 100
+
+
+def test_a_payload_that_never_was_text_is_refused_by_its_path_too() -> None:
+    for value in (float("nan"), float("-inf")):
+        with pytest.raises(RecordRefusedError) as caught:
+            validate_payload(ORDERS, {"id": 1, "note": {"a": [value]}})
+        assert [(error.field, error.code) for error in caught.value.errors] == [("note.a.0", "finite_number")]
+
+
 def test_pairs_of_surrogates_and_thirty_two_levels_are_fine() -> None:
     assert parse_json(r'{"a": "\ud83d\ude00"}') == {"a": "😀"}
     assert parse_json('{"a":' + "[" * 31 + "]" * 31 + "}")

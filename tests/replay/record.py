@@ -1,13 +1,15 @@
-"""Record the histories anew: `python -m tests.replay.record`.
+"""Record histories: `python -m tests.replay.record NAME ...` for new ones, without a name all of them anew.
 
-Do this after a change of a workflow that is meant to break running ones, never to make a failing replay pass: a
+Do the latter after a change of a workflow that is meant to break running ones, never to make a failing replay pass: a
 history that does not replay any more stands for the runs of every user.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from contracts.loads import LoadOptions, RejectLimit
 from tests.workflows.world import World, open_world, orders, start_environment, until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from temporalio.client import WorkflowHandle
 
@@ -109,6 +111,27 @@ async def upload_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
     return [first, world.client.get_workflow_handle(handle.id)]
 
 
+async def upload_packed(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(gzip.compress(orders(30, wrong=[4]).encode()), chunk_bytes=SMALL)
+    await handle.result()
+    return [handle]
+
+
+async def upload_packed_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.upload(gzip.compress(orders(30, wrong=[4]).encode()), WAIT, chunk_bytes=SMALL)
+    await until(handle, "waiting")
+    await handle.cancel()
+    await ended(handle)
+    return [handle]
+
+
+async def upload_started_again(world: World) -> list[WorkflowHandle[Any, Any]]:
+    given = (await world.store("number,amount\n4,1\n5,-1\n"), await world.store("number,amount\n5,1\n"))
+    handle = await world.upload(orders(30, wrong=[4, 5]), WAIT, corrections=given, chunk_bytes=SMALL)
+    await handle.result()
+    return [handle]
+
+
 SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], ...] = (
     submit_committed,
     submit_rejected,
@@ -121,6 +144,9 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     upload_cancelled,
     upload_cancelled_in_outage,
     upload_continued,
+    upload_packed,
+    upload_packed_cancelled,
+    upload_started_again,
 )
 
 
@@ -164,11 +190,13 @@ def tidy(history: str) -> str:
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
-async def record() -> None:
-    """Run every scenario against a fresh server and write down its histories."""
+async def record(names: Sequence[str]) -> None:
+    """Run the named scenarios, or every one, against a fresh server and write down their histories."""
     await asyncio.to_thread(FOLDER.mkdir, exist_ok=True)
     async with await start_environment() as env:
         for scenario in SCENARIOS:
+            if names and scenario.__name__ not in names:
+                continue
             async with open_world(env) as world:
                 handles = await scenario(world)
                 for number, handle in enumerate(handles, start=1):
@@ -180,4 +208,4 @@ async def record() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(record())
+    asyncio.run(record(sys.argv[1:]))

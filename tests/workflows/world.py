@@ -117,20 +117,21 @@ class World:
     objects: MemoryObjectStore
     env: WorkflowEnvironment | None = None
 
-    async def store(self, text: str, name: str = "orders.csv") -> StoredFile:
+    async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
         """Put a raw file into the object store."""
-        data = text.encode()
+        data = text if isinstance(text, bytes) else text.encode()
         digest = hashlib.sha256(data).hexdigest()
         stored = await self.objects.put(f"raw/{digest}", data)
         return StoredFile(key=stored.key, name=name, size=stored.size, etag=stored.etag, sha256=digest)
 
     async def upload(
         self,
-        text: str,
+        text: str | bytes,
         options: LoadOptions | None = None,
         *,
         pipeline: str = "orders",
         ticket: str | None = None,
+        corrections: tuple[StoredFile, ...] = (),
         **sizes: int,
     ) -> WorkflowHandle[Upload, LoadSummary]:
         """Start a load of a CSV text."""
@@ -140,6 +141,7 @@ class World:
             file=file,
             series=f"file/{file.sha256}",
             options=options or LoadOptions(),
+            corrections=corrections,
             **sizes,  # type: ignore[arg-type]  # sizes are integers
         )
         return await self.client.start_workflow(
