@@ -80,7 +80,10 @@ class Reading:
 
     async def _blocks(self) -> AsyncGenerator[Rows, None]:
         chunk = self.request.chunk
-        blocks = read_blocks(self.objects, self.request.text, start=chunk.start, end=chunk.end, line=chunk.line)
+        window = self.validator.window
+        blocks = read_blocks(
+            self.objects, self.request.text, start=chunk.start, end=chunk.end, line=chunk.line, window=window
+        )
         async for block in blocks:
             yield await self.validator.validate(block)
             self.beat.reach(block.start + len(block.data) - chunk.start)

@@ -16,6 +16,7 @@ from activities.cells import REJECT_COLUMNS, field_names, reject_error, row_gett
 from activities.csv_reader import CsvReader
 from activities.process import apply_all, apply_async
 from activities.records import Reader, Records, Rows, reject_text
+from activities.scan import WINDOW
 from activities.text_reader import TextReader
 from activities.validate import parse_json, validate_payload
 from contracts.errors import RecordRefusedError
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from contracts.record import Record
     from contracts.table import Row
 
+SMALL_WINDOW = 128 << 10
 ASYNC_AT_ONCE = 64
 FAULTS = {
     "unclosed_quote": "a quoted field is not closed within 1 MiB",
@@ -104,6 +106,11 @@ class BlockValidator:
             self.reader = NdjsonReader(pipeline)
         self.getter: Callable[[Any], Row] = row_getter(tuple(column.name for column in pipeline.table.columns))
         self.asynchronous = pipeline.process is not None and is_async(pipeline.process)
+
+    @property
+    def window(self) -> int:
+        """Bytes of a block: few where each row becomes many objects, which should be used while they are cached."""
+        return WINDOW if self.text is not None and self.text.pattern is not None else SMALL_WINDOW
 
     def cells_of(self, text: str) -> tuple[str, ...] | None:
         """Split one record again, for a reject; NDJSON has no cells."""

@@ -197,15 +197,17 @@ def split_records(data: bytes, delimiter: str | None) -> Iterator[bytes]:
         at = end
 
 
-async def read_blocks(objects: ObjectStore, text: TextFile, *, start: int, end: int, line: int) -> AsyncIterator[Block]:
-    """Stream the whole records of the bytes [start, end) of a text file, in blocks of about 1 MiB."""
+async def read_blocks(
+    objects: ObjectStore, text: TextFile, *, start: int, end: int, line: int, window: int = WINDOW
+) -> AsyncIterator[Block]:
+    """Stream the whole records of the bytes [start, end) of a text file, in blocks of about `window` bytes."""
     scanner = Scanner(delimiter_of(text), start, line)
     async for piece in objects.read(text.key, etag=text.etag, start=start, end=end):
         scanner.feed(piece)
-        while (block := scanner.take()) is not None:
+        while (block := scanner.take(window)) is not None:
             yield block
     scanner.end()
-    while (block := scanner.take()) is not None:
+    while (block := scanner.take(window)) is not None:
         yield block
 
 

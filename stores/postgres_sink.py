@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import asyncpg
 
 from contracts.ports import Receipt, Settled
-from stores.postgres_errors import PassedError, address_of, is_stale, translated
+from stores.postgres_blocks import add_all, passed
+from stores.postgres_errors import address_of, is_stale, translated
 from stores.postgres_load import Loading
 from stores.postgres_tables import RECEIPTS, ensure_table
 from stores.postgres_write import write_many, write_one
@@ -232,39 +233,3 @@ class PostgresSink:
 
 async def leave_as_it_is(_: Any) -> None:
     """Reset nothing when a connection goes back to the pool."""
-
-
-async def passed(work: Awaitable[str]) -> str:
-    """Await the caller's own code; its errors are not PostgreSQL's, whatever their type."""
-    try:
-        return await work
-    except Exception as error:
-        raise PassedError(error) from error
-
-
-async def add_all(loading: Loading, blocks: AsyncIterable[Sequence[Row]]) -> None:
-    """Write all blocks; the caller makes the next one while PostgreSQL is busy with the one before."""
-    iterator = aiter(blocks)
-    block, text = await next_block(iterator), None
-    while block is not None:
-        loading.sent.clear()
-        adding = asyncio.create_task(loading.add(block, text))
-        try:
-            await loading.sent.wait()
-            block = await next_block(iterator)
-            text = loading.printed(block) if block is not None else None
-        except BaseException:
-            adding.cancel()
-            await asyncio.gather(adding, return_exceptions=True)
-            raise
-        await adding
-
-
-async def next_block(iterator: AsyncIterator[Sequence[Row]]) -> Sequence[Row] | None:
-    """Ask the caller for a block, or return None after the last."""
-    try:
-        return await anext(iterator)
-    except StopAsyncIteration:
-        return None
-    except Exception as error:
-        raise PassedError(error) from error

@@ -14,6 +14,7 @@ from contracts.errors import DeclarationError, TableMismatchError, UnavailableEr
 from contracts.ports import Item, ItemOutcome, LoadOutcome
 from contracts.table import OnConflict, PostgresTable, Row, Table
 from contracts.units import Unit
+from stores.postgres_blocks import PIECE_ROWS
 from stores.postgres_load import Loading
 from stores.postgres_sink import PostgresSink
 from stores.postgres_write import Writing
@@ -78,7 +79,7 @@ async def test_a_connection_cut_in_the_middle_leaves_nothing(
     await sink.prepare(table)
 
     async def cut() -> AsyncIterator[Sequence[Row]]:
-        yield [(1, "a")] * 1000
+        yield [(1, "a")] * PIECE_ROWS
         await reader.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE relation = $1::text::regclass", table.name
         )
@@ -100,7 +101,7 @@ async def test_a_zombie_that_wakes_after_its_retry_is_fenced(
     awake, asleep = asyncio.Event(), asyncio.Event()
 
     async def sleeping() -> AsyncIterator[Sequence[Row]]:
-        yield [(1, "zombie")]
+        yield [(1, "zombie")] * PIECE_ROWS
         asleep.set()
         await awake.wait()
         yield [(2, "zombie")]
@@ -126,7 +127,7 @@ async def test_the_receipt_fences_even_where_the_claim_does_not(
     await sink.prepare(table)
 
     async def overtaken() -> AsyncIterator[Sequence[Row]]:
-        yield [(1, "slow")]
+        yield [(1, "slow")] * PIECE_ROWS
         await sink.load(table, work, given([(1, "fast")]), settle)
         yield [(2, "slow")]
 
