@@ -14,7 +14,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from pydantic_core import from_json, to_json
+from pydantic_core import TzInfo, from_json, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -209,6 +209,9 @@ def escape_column(texts: Sequence[str | None], whole: str) -> list[str]:
 def zones_fit(column: Column, values: Sequence[Any]) -> bool:
     """Say whether a column of timestamps has the zones, or none, that its type wants; JSON cuts odd seconds off."""
     if column.type not in {AWARE, NAIVE}:
+        return True
+    if column.type == AWARE and set(map(type, map(ZONE, filter(None, values)))) == {TzInfo}:
+        # What pydantic read from text, to the minute: the usual case, and cheaper to tell than the zones themselves.
         return True
     zones = set(map(ZONE, filter(None, values)))
     if column.type == NAIVE:

@@ -24,7 +24,7 @@ from stores import connect
 from stores.settings import load_settings
 from workers.build import build_workers
 from workers.client import connect_temporal
-from workflows.options import LOADS, PIPELINES
+from workflows.options import FILES, LOADS, PIPELINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -120,9 +120,10 @@ async def run_process(settings: Settings, options: argparse.Namespace, pipelines
             return
         workers = build_workers(await connecting, pipelines, stores.sink, stores.objects)
         log.info(
-            "worker ready: pipelines %s; task queues %s, %s; Temporal at %s",
+            "worker ready: pipelines %s; task queues %s, %s, %s; Temporal at %s",
             ", ".join(sorted(pipelines)),
             PIPELINES,
+            FILES,
             LOADS,
             settings.temporal_address,
         )

@@ -15,12 +15,12 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.files import FileActivities
 from activities.loads import LoadActivities
 from activities.requests import RequestActivities
-from workflows.options import LOADS, PIPELINES
+from workflows.options import FILES, LOADS, PIPELINES
 from workflows.submit import Submit
 from workflows.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from temporalio.client import Client
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 WORKFLOWS: tuple[type, ...] = (Submit, Upload)
 
-LOAD_SLOTS = 2
-"""File and load steps at once in one process: while one waits for the sink, the other has the core."""
+BULK_SLOTS = 1
+"""Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
+it keeps a core busy by itself, and two of them would only fight for the interpreter."""
 
 REQUEST_SLOTS = 40
 """Requests at once in one process; a request holds a connection of the sink for a few milliseconds."""
@@ -65,7 +66,7 @@ def build_workers(
             client,
             task_queue=PIPELINES,
             workflows=WORKFLOWS,
-            activities=[requests.store_record],
+            activities=[requests.store_record, files.remove_objects],
             workflow_runner=sandbox(),
             tuner=WorkerTuner.create_fixed(
                 workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS
@@ -75,20 +76,20 @@ def build_workers(
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
             graceful_shutdown_timeout=GRACE,
         ),
-        Worker(
-            client,
-            task_queue=LOADS,
-            activities=[
-                files.inspect_file,
-                files.plan_chunks,
-                files.remove_objects,
-                loads.load_chunk,
-                loads.check_chunk,
-            ],
-            tuner=WorkerTuner.create_fixed(activity_slots=LOAD_SLOTS),
-            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(LOAD_SLOTS),
-            # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
-            max_heartbeat_throttle_interval=timedelta(seconds=5),
-            graceful_shutdown_timeout=GRACE,
-        ),
+        bulk_worker(client, FILES, [files.inspect_file, files.plan_chunks]),
+        bulk_worker(client, LOADS, [loads.load_chunk, loads.check_chunk]),
     ]
+
+
+def bulk_worker(client: Client, task_queue: str, activities: Sequence[Callable[..., object]]) -> Worker:
+    """Build the worker of steps that take a core for seconds or longer, `BULK_SLOTS` at a time."""
+    return Worker(
+        client,
+        task_queue=task_queue,
+        activities=activities,
+        tuner=WorkerTuner.create_fixed(activity_slots=BULK_SLOTS),
+        activity_task_poller_behavior=PollerBehaviorSimpleMaximum(BULK_SLOTS),
+        # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
+        max_heartbeat_throttle_interval=timedelta(seconds=5),
+        graceful_shutdown_timeout=GRACE,
+    )

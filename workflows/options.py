@@ -32,7 +32,10 @@ PIPELINES = "pipelines"
 """Task queue of workflows and requests: short steps, answered at once."""
 
 LOADS = "pipelines-load"
-"""Task queue of file and load steps: seconds of work each, a few slots per process."""
+"""Task queue of loads: seconds of work each, one at a time in a process."""
+
+FILES = "pipelines-files"
+"""Task queue of steps that look at files; unpacking a large one must not keep a process from loading."""
 
 PIPELINE: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pipeline")
 PATTERN: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pattern")
@@ -81,7 +84,7 @@ HEARTBEAT = timedelta(seconds=15)
 """How long a killed worker's step stays unnoticed; steps report more often by themselves."""
 
 READ_FILE = Step(
-    task_queue=LOADS,
+    task_queue=FILES,
     # A compressed file is unpacked in one such step, whatever its size.
     start_to_close_timeout=timedelta(hours=12),
     heartbeat_timeout=HEARTBEAT,
@@ -100,7 +103,6 @@ LOAD_CHUNK = Step(
 """Load or check one chunk."""
 
 CLEAR_UP = Step(
-    task_queue=LOADS,
     start_to_close_timeout=timedelta(seconds=10),
     # What is left behind costs space until a lifecycle rule removes it; an end that hangs costs an operator's time.
     schedule_to_close_timeout=timedelta(seconds=30),
@@ -112,7 +114,7 @@ LAST_CHUNKS = timedelta(seconds=10)
 """How long the chunks in flight may end by themselves when a load ends early, before they are told to stop."""
 
 CHUNKS_IN_FLIGHT = 4
-"""Chunks of one load at a time: two for each of two worker processes, so that one reads while the other commits."""
+"""Chunks of one load at a time: for each of two worker processes the one it loads, and one that waits for it."""
 
 FIRST_WINDOW = 2
 LARGEST_WINDOW = 32
