@@ -2,6 +2,7 @@
 
 from contracts.errors import DeclarationError, TerminalError, TransientError
 from contracts.pipeline import Pipeline
+from contracts.queue import WorkQueue
 from contracts.record import FieldError, Record
 from contracts.table import PostgresTable
 
@@ -13,4 +14,5 @@ __all__ = [
     "Record",
     "TerminalError",
     "TransientError",
+    "WorkQueue",
 ]

@@ -18,6 +18,7 @@ from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from contracts.errors import DeclarationError
+from contracts.queue import WorkQueue
 from contracts.record import Record
 from contracts.table import PostgresTable, Table
 
@@ -34,6 +35,7 @@ class Pipeline:
     `record` is the model of the input. `process` maps a record to a row, a model whose fields are the table's
     columns; its return annotation names that model. Without `process` the record is the row. `absent` lists the
     CSV cells that mean "no value" besides the empty one.
+    `queue` is the queue that the queue patterns consume; by default one that has the pipeline's name.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Pipeline:
     sink: PostgresTable
     process: Process | None = None
     absent: tuple[str, ...] = ()
+    queue: WorkQueue | None = None
 
     def __post_init__(self) -> None:
         """Check the whole declaration. Raises `DeclarationError`."""
@@ -52,6 +55,9 @@ class Pipeline:
             raise DeclarationError(message)
         if not isinstance(self.sink, PostgresTable):
             message = f"pipeline {self.name}: sink must be a PostgresTable"
+            raise DeclarationError(message)
+        if self.queue is not None and not isinstance(self.queue, WorkQueue):
+            message = f"pipeline {self.name}: queue must be a WorkQueue"
             raise DeclarationError(message)
         try:
             _ = self.table
@@ -68,6 +74,11 @@ class Pipeline:
     def table(self) -> Table:
         """The sink's table, resolved against the row model."""
         return Table.from_model(self.sink, self.row)
+
+    @cached_property
+    def work_queue(self) -> WorkQueue:
+        """The pipeline's queue, declared or not, so that every pipeline can be run under every pattern."""
+        return self.queue if self.queue is not None else WorkQueue(self.name)
 
 
 def row_model(process: Process) -> type[BaseModel]:

@@ -45,6 +45,7 @@ def load_pipelines(spec: str) -> dict[str, Pipeline]:
                 message = f"pipeline {pipeline.name} is declared twice: in {known[1]} and in {place}"
                 raise DeclarationError(message)
     check_tables(found)
+    check_queues(found)
     return {name: found[name][0] for name in sorted(found)}
 
 
@@ -122,5 +123,18 @@ def check_tables(found: dict[str, tuple[Pipeline, str]]) -> None:
             message = (
                 f"pipelines {other.name} and {pipeline.name} store into table {table.schema}.{table.name} "
                 "with different columns or keys: give one of them another table"
+            )
+            raise DeclarationError(message)
+
+
+def check_queues(found: dict[str, tuple[Pipeline, str]]) -> None:
+    """Refuse two pipelines that would take each other's items from one queue."""
+    owners: dict[str, Pipeline] = {}
+    for pipeline, _ in found.values():
+        queue = pipeline.work_queue
+        other = owners.setdefault(queue.name, pipeline)
+        if other is not pipeline:
+            message = (
+                f"pipelines {other.name} and {pipeline.name} both own the queue {queue.name}: give one of them another"
             )
             raise DeclarationError(message)

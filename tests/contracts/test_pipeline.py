@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from pydantic import AwareDatetime, BaseModel, Field, NaiveDatetime
 
-from contracts import DeclarationError, Pipeline, PostgresTable, Record
+from contracts import DeclarationError, Pipeline, PostgresTable, Record, WorkQueue
 from contracts.pipeline import is_async
 from contracts.table import Table
 
@@ -227,3 +227,12 @@ def test_rows_are_taken_and_printed_in_column_order() -> None:
     table = declare().table
     assert table.row_of(Thing(id=7, note="n")) == (7, "n")
     assert table.row_json((7, None)) == '{"id":7,"note":null}'
+
+
+def test_a_pipeline_without_a_queue_of_its_own_gets_one_of_its_name() -> None:
+    bare = Pipeline("things", Thing, PostgresTable("things", key=("id",)))
+    own = Pipeline("things", Thing, PostgresTable("things", key=("id",)), queue=WorkQueue("other-things"))
+    assert (bare.work_queue, own.work_queue.name) == (WorkQueue("things"), "other-things")
+    assert len({bare, own}) == 2
+    with pytest.raises(DeclarationError, match="queue must be a WorkQueue"):
+        Pipeline("things", Thing, PostgresTable("things", key=("id",)), queue="things")  # type: ignore[arg-type]

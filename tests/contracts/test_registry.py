@@ -125,3 +125,13 @@ def test_a_wrong_spec_is_one_sentence(spec: str, sentence: str) -> None:
         load_pipelines(spec)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+def test_two_pipelines_never_own_one_queue(write: Write) -> None:
+    text = textwrap.dedent(good("first")).replace('key=("id",))', 'key=("id",)), queue=WorkQueue("second")')
+    assert text.count("WorkQueue") == 1
+    write("own_queues/__init__.py", "")
+    write("own_queues/first.py", text.replace("import Pipeline,", "import Pipeline, WorkQueue,"))
+    write("own_queues/second.py", good("second"))
+    with pytest.raises(DeclarationError, match="pipelines first and second both own the queue second"):
+        load_pipelines("own_queues")
