@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+    from datetime import datetime
 
+    from contracts.dead_letters import DeadLetterFilter, DeadLetterInput, DeadLetterPage, RetryOutcome
     from contracts.table import Row, Table
     from contracts.units import Unit
 
@@ -24,12 +26,14 @@ NO_ROW = "null"
 class Item:
     """One row with a unit of its own. `fingerprint` identifies the payload the row was made from.
 
-    Without a row, because `process` dropped the record, an item leaves its receipt only.
+    Without a row, because `process` dropped the record, an item leaves its receipt only. `revive` is the retry of a
+    dead letter: where the unit's receipt says `dead`, it becomes `stored` in the transaction of the row.
     """
 
     unit: Unit
     fingerprint: str
     row: Row | None
+    revive: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +41,15 @@ class ItemOutcome:
     """What became of one `Item`.
 
     `stored`: committed now. `repeat`: its receipt was there, nothing was written. `conflict`: a receipt for the
-    same unit and another fingerprint, nothing was written. `refused`: the sink cannot hold the row (a constraint,
+    same unit and another fingerprint, nothing was written. `dead`: its receipt says `dead` or `discarded`, nothing was
+    written. `refused`: the sink cannot hold the row (a constraint,
     or a key that is taken under `on_conflict="reject"`); no receipt, its neighbours are unaffected.
     `record` is the stored row as a JSON object, for `stored` and `repeat`: under `on_conflict="ignore"` the row
     that was there before, and None if the item was committed without a row. `code` and `message` explain
     `refused`; `column` names the column where it is known.
     """
 
-    status: Literal["stored", "repeat", "conflict", "refused"]
+    status: Literal["stored", "repeat", "conflict", "dead", "refused"]
     record: str | None = None
     code: str = ""
     message: str = ""
@@ -75,16 +80,22 @@ class LoadOutcome:
     refused: tuple[Refusal, ...] = ()
 
 
+ReceiptState = Literal["stored", "dead", "discarded"]
+"""What became of a unit. Whoever comes second to a receipt, in whatever state, only acknowledges."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Receipt:
     """The proof that a unit was committed, with the result that was stored in the same transaction.
 
-    `result` is the row of an item as a JSON object, or `NO_ROW`; of a load it is what `settle` returned.
+    `result` is the row of an item as a JSON object, or `NO_ROW`; of a load it is what `settle` returned; of a unit
+    that is `dead` or `discarded` it is the reason, as a JSON document.
     """
 
     unit: str
     result: str
     fingerprint: str
+    state: ReceiptState = "stored"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +148,79 @@ class Sink(Protocol):
 
     async def find_receipt(self, unit: Unit) -> Receipt | None:
         """Look a receipt up, or return None."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """One recorded failure of a unit: not a delivery that was cut short, nor an outage of the sink."""
+
+    unit: Unit
+    error_type: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureCount:
+    """How often a unit has failed, this time included, and when it did for the first and the last time (UTC)."""
+
+    attempts: int
+    first: datetime
+    last: datetime
+
+
+@dataclasses.dataclass(frozen=True)
+class Burial:
+    """A unit that is to become a dead letter. `reason` is a small JSON document that its receipt keeps."""
+
+    unit: Unit
+    fingerprint: str
+    reason: str
+
+
+class FailureLedger(Protocol):
+    """What the application database knows of units that failed. Raises `UnavailableError` while it does not answer.
+
+    It stands beside the receipts, and obeys the same rule: storing an item and burying it both insert its receipt
+    first, so only one of them happens.
+    """
+
+    async def count_failures(self, failures: Sequence[Failure]) -> list[FailureCount]:
+        """Add one failure to each unit's count, durably; one count per failure, in order."""
+        ...
+
+    async def forget_failures(self, units: Sequence[Unit]) -> None:
+        """Drop the counts of units that are stored, dead or discarded."""
+        ...
+
+    async def bury(self, burials: Sequence[Burial]) -> list[ReceiptState]:
+        """Insert receipts in the state `dead` where there are none; returns the state that stands, in order.
+
+        `stored` means that someone stored the item meanwhile: it is no dead letter.
+        """
+        ...
+
+    async def discard(self, unit: Unit, reason: str) -> ReceiptState:
+        """Turn a `dead` receipt into a `discarded` one; returns the state that stands then."""
+        ...
+
+
+class Parking(Protocol):
+    """Where dead letters wait for an operator: open workflows.
+
+    Raises `UnavailableError` while Temporal does not answer.
+    """
+
+    async def park(self, letter: DeadLetterInput) -> None:
+        """Park a dead letter under its own id; nothing happens if it is parked already."""
+        ...
+
+    async def find(self, letters: DeadLetterFilter, page_size: int, token: str = "") -> DeadLetterPage:
+        """List the tickets of parked dead letters, a page at a time, as far as visibility has heard of them."""
+        ...
+
+    async def retry(self, ticket: str) -> RetryOutcome:
+        """Ask one dead letter to be tried again, and wait for what came of it."""
         ...
 
 

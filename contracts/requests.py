@@ -17,12 +17,16 @@ CONFLICT = "Conflict"
 
 
 class RequestInput(Frozen):
-    """One request: `record` is the accepted JSON object, `fingerprint` the SHA-256 of its canonical form."""
+    """One request: `record` is the accepted JSON object, `fingerprint` the SHA-256 of its canonical form.
+
+    `who` sent it, as far as the entrance knows: the name of an API key, an account of the command line. Never a secret.
+    """
 
     pipeline: str
     key: str
     fingerprint: str
     record: dict[str, JsonValue]
+    who: str = ""
 
 
 class RequestResult(Frozen):

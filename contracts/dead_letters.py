@@ -1,0 +1,117 @@
+"""Dead letters: items and requests whose tries are exhausted, parked until an operator decides.
+
+Guarantee: a dead letter has all that is needed to try again: the original bytes or where they are, and why it failed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, Field, JsonValue
+
+from contracts.record import FieldError, Frozen
+from contracts.requests import RequestInput
+
+PARKED = "parked"
+"""The value of the search attribute `PipelineStatus` of every dead letter, whatever pattern it comes from."""
+
+INLINE_BYTES = 64 * 1024
+"""A body of up to so many bytes travels in the workflow's input; a larger one by reference to an object."""
+
+
+class Breakdown(Frozen):
+    """Why something is a dead letter. `trace` is the traceback of user code, without values of variables."""
+
+    error_type: str
+    message: str
+    trace: str = ""
+    attempts: int = 1
+    first_failure: datetime
+    last_failure: datetime
+    errors: tuple[FieldError, ...] = ()
+
+
+class DeadLetterInput(Frozen):
+    """A queue item that is a dead letter: exactly one of `body` and `body_key` (an object's) holds its bytes.
+
+    `unit` is the name of the unit whose receipt says `dead`, `fingerprint` that of the original payload.
+    """
+
+    pipeline: str
+    queue: str
+    item: str
+    unit: str
+    fingerprint: str
+    body: Base64Bytes | None = None
+    body_key: str | None = None
+    sent: datetime
+    breakdown: Breakdown
+
+
+class RetryDeadLetter(Frozen):
+    """The operator's decision to try again, with a corrected record if one is given."""
+
+    record: dict[str, JsonValue] | None = None
+    who: str = ""
+
+
+class DiscardDeadLetter(Frozen):
+    """The operator's decision to give a record up."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    who: str = ""
+
+
+class RetryOutcome(Frozen):
+    """What came of a retry: `stored` (or dropped by `process`), or still `parked` with the errors of this try."""
+
+    status: Literal["stored", "parked"]
+    record: dict[str, JsonValue] | None = None
+    errors: tuple[FieldError, ...] = ()
+
+
+class DeadLetterState(Frozen):
+    """How a dead letter stands; what `show` prints. For requests `queue` is empty."""
+
+    status: Literal["parked", "stored", "discarded"]
+    pipeline: str
+    queue: str = ""
+    item: str = ""
+    request: RequestInput | None = None
+    breakdown: Breakdown
+    body: Base64Bytes | None = None
+    body_key: str | None = None
+
+
+class DeadLetterFilter(Frozen):
+    """Which dead letters are meant; empty fields mean all. `since` is when they were parked, or later."""
+
+    pipeline: str = ""
+    error_type: str = ""
+    since: datetime | None = None
+
+
+class DeadLetterPage(Frozen):
+    """Some tickets; `token` asks for the page after them, and is empty after the last."""
+
+    tickets: tuple[str, ...]
+    token: str = ""
+
+
+class RedriveInput(Frozen):
+    """A redrive: `rate` tries a second at most, stopped when over `abort_above` percent of them failed."""
+
+    letters: DeadLetterFilter
+    rate: Annotated[float, Field(gt=0)] = 50.0
+    abort_above: Annotated[float, Field(gt=0, le=100)] = 20.0
+
+
+class RedriveSummary(Frozen):
+    """How a redrive stands: `stored` and `failed` add up to what was tried of `found`."""
+
+    status: Literal["running", "paused", "completed", "stopped", "cancelled"]
+    found: int = 0
+    stored: int = 0
+    failed: int = 0
+    reason: str = ""
