@@ -27,11 +27,12 @@ test: $(READY) ## Run every test that is needed to trust a change
 	$(BIN)/pytest
 
 .PHONY: check
-check: $(READY) ## Lint, check the format, the types and the import rules
+check: $(READY) ## Lint, check the format, the types, the import rules and the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 .PHONY: bench
 bench: $(READY) ## Measure against raw COPY and a bare workflow; prints ratios
