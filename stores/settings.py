@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     aws_access_key_id: str = "pipelines"
     aws_secret_access_key: SecretStr = SecretStr("pipelines")
-    nats_url: str = "nats://127.0.0.1:4222"
+    nats_url: str = Field("nats://127.0.0.1:4222", repr=False)  # it may hold a password
     pipelines: str = "pipelines"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The only home of task queues, search attributes, timeouts and retries.
+"""The only home of task queues, search attributes, retention, timeouts and retries.
 
 Guarantee: a step is either tried until it succeeds or ended by a terminal error; no outage, however long, exhausts a
 retry policy. The one exception, `CLEAR_UP`, can be given up without loss. Each kind of step has one named policy here,
@@ -49,6 +49,9 @@ SEARCH_ATTRIBUTES: tuple[SearchAttributeKey[str] | SearchAttributeKey[datetime],
     ERROR_TYPE,
 )
 """All that a server needs to have registered."""
+
+RETENTION = timedelta(days=30)
+"""How long a server keeps closed runs: for as long, it knows a repeated request or file by its id, result included."""
 
 UNTIL_IT_WORKS = RetryPolicy(
     initial_interval=timedelta(seconds=1),

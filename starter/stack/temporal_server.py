@@ -1,22 +1,18 @@
 """Temporal's development server, with its Web UI.
 
-Guarantee: once ready, the namespace keeps closed runs for `RETENTION`, and the search attributes that the project
-uses are registered.
+Guarantee: once ready, the namespace keeps closed runs for the retention of `workflows.options`, and the search
+attributes listed there are registered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import ClassVar
 
 from starter.stack.ports import LOOPBACK, is_open
 from starter.stack.server import Server, binary
 
 NAMESPACE = "default"
-RETENTION = timedelta(days=30)
-SEARCH_ATTRIBUTES = ("Pipeline", "Pattern", "PipelineStatus", "ErrorType")
-"""All of them are keywords."""
 
 
 class TemporalServer(Server):
@@ -36,7 +32,14 @@ class TemporalServer(Server):
 
     def command(self) -> list[str]:
         """Run the server with every port explicit; SQLite in WAL mode keeps its data after SIGKILL."""
-        attributes = [part for name in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{name}=Keyword")]
+        from workers.bootstrap import type_name
+        from workflows.options import SEARCH_ATTRIBUTES
+
+        attributes = [
+            part
+            for key in SEARCH_ATTRIBUTES
+            for part in ("--search-attribute", f"{key.name}={type_name(key.indexed_value_type)}")
+        ]
         return [
             binary("temporal"),
             *("server", "start-dev", "--ip", LOOPBACK, "--port", str(self.port)),
@@ -55,29 +58,12 @@ class TemporalServer(Server):
         return is_open(self.port) and is_open(self.port_of("temporal_ui")) and asyncio.run(self._probe())
 
     async def _probe(self) -> bool:
-        from google.protobuf.duration_pb2 import Duration
-        from temporalio.api.namespace.v1 import NamespaceConfig
-        from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
-        from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, UpdateNamespaceRequest
         from temporalio.client import Client
 
+        from workers.bootstrap import keep_namespace, missing_search_attributes
+
         client = await Client.connect(self.address, namespace=NAMESPACE)
-        limit = timedelta(seconds=5)
-        listed = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=NAMESPACE), timeout=limit
-        )
-        if not set(SEARCH_ATTRIBUTES) <= set(listed.custom_attributes):
+        if await missing_search_attributes(client):
             return False
-        described = await client.workflow_service.describe_namespace(
-            DescribeNamespaceRequest(namespace=NAMESPACE), timeout=limit
-        )
-        if described.config.workflow_execution_retention_ttl.ToTimedelta() != RETENTION:
-            ttl = Duration()
-            ttl.FromTimedelta(RETENTION)
-            await client.workflow_service.update_namespace(
-                UpdateNamespaceRequest(
-                    namespace=NAMESPACE, config=NamespaceConfig(workflow_execution_retention_ttl=ttl)
-                ),
-                timeout=limit,
-            )
+        await keep_namespace(client)
         return True

@@ -13,6 +13,7 @@ STACK = {
     "S3_ENDPOINT_URL": "http://127.0.0.1:3333",
     "AWS_ACCESS_KEY_ID": "of-the-stack",
     "AWS_SECRET_ACCESS_KEY": "hidden",
+    "NATS_URL": "nats://pipelines:hidden@127.0.0.1:4444",
 }
 
 
@@ -52,6 +53,6 @@ def test_addresses_and_repr_hold_no_secret(tmp_path: Path) -> None:
         "temporal": "127.0.0.1:1111",
         "postgres": "127.0.0.1:2222",
         "objects": "127.0.0.1:3333",
-        "nats": "127.0.0.1:4222",
+        "nats": "127.0.0.1:4444",
     }
     assert "hidden" not in repr(settings)
