@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from activities.cells import REJECT_COLUMNS, field_names, plain_fields
+from activities.cells import field_names, plain_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,17 +45,22 @@ ZONE = "(?:Z|\\+(?:0[0-9]|1[0-4]):[0-5][0-9]|-(?:0[1-9]|1[0-2]):[0-5][0-9])"
 HEX = "[0-9a-f]"
 UUID = f"{HEX}{{8}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{4}}-{HEX}{{12}}"
 
-SAFE = "A-Za-z0-9_ ."
-SIMPLE = re.compile(rf"^\^((?:(?:[{SAFE[:-2]}]|\[[{SAFE}-]+\])(?:\{{\d+(?:,\d+)?\}}|[+?*])?)+)\$$")
-"""Patterns of a field that mean the same to every engine: safe characters and classes of them, repeated."""
+CLASS = re.compile(r"\[-?(?:[A-Za-z0-9_ .]|[A-Z]-[A-Z]|[a-z]-[a-z]|[0-9]-[0-9])+-?\]")
+PART = re.compile(rf"({CLASS.pattern}|[A-Za-z0-9_])(\{{[0-9]{{1,3}}\}})?([+*?]|\{{[0-9]{{1,3}},[0-9]{{1,3}}\}})?")
+"""A part of a field's pattern that means the same to every engine: safe characters or a class of them, repeated.
+
+A class begins and ends with its hyphen, if it has one, so that no range reaches from one kind of character to another,
+where quotes and delimiters are.
+"""
 
 
 def canonical_rows(pipeline: Pipeline, columns: Sequence[str], delimiter: str) -> re.Pattern[bytes] | None:
     """Make the pattern of as many canonical rows as follow each other, or None where there can be none."""
     names = field_names(pipeline.record)
-    if pipeline.process is not None or any(name in REJECT_COLUMNS and name not in names for name in columns):
+    if pipeline.process is not None or plain_fields(pipeline.record) is None or not names.keys() >= set(columns):
+        # The columns of a rejects file are no fields, nor are those that the model lost since the file was inspected.
         return None
-    if plain_fields(pipeline.record) is None:
+    if any(set(mark) & set('"\r\n') for mark in pipeline.absent):
         return None
     model: Any = pipeline.record.__pydantic_core_schema__
     if not model.get("config", {}).keys() <= QUIET_CONFIG or model["schema"].get("model_config"):
@@ -69,7 +74,11 @@ def canonical_rows(pipeline: Pipeline, columns: Sequence[str], delimiter: str) -
         # A single empty cell is a blank line, which is no row at all.
         return None
     row = re.escape(delimiter).join(cell for cell in cells if cell is not None)
-    return re.compile(f"(?:{row}\r?\n)++".encode())
+    try:
+        return re.compile(f"(?:{row}\r?\n)++".encode())
+    except (re.error, OverflowError):
+        # A field's own pattern, or lengths, that only the model's engine knows to read.
+        return None
 
 
 def cell_pattern(schema: Mapping[str, Any], delimiter: str, absent: Sequence[str]) -> str | None:
@@ -104,10 +113,10 @@ def text_cell(bounds: dict[str, Any], delimiter: str) -> str | None:
     bare = f'[^"\r\n\0{quoted}]'
     pattern = bounds.pop("pattern", None)
     if pattern is not None:
-        found = SIMPLE.match(pattern) if isinstance(pattern, str) else None
-        if found is None or bounds or re.search(f"[{SAFE}-]", delimiter):
+        if bounds or not isinstance(pattern, str) or not is_simple(pattern):
             return None
-        return f"(?=[^{quoted}\r\n]){found[1]}(?={quoted}|\r?\n)"
+        # Atomic, so that a cell that fits is never tried again because of another one that does not.
+        return f"(?=[^{quoted}\r\n])(?>{pattern[1:-1]}(?={quoted}|\r?\n))"
     least, most = bounds.pop("min_length", 0), bounds.pop("max_length", None)
     if bounds or most == 0:
         return None
@@ -117,8 +126,27 @@ def text_cell(bounds: dict[str, Any], delimiter: str) -> str | None:
     return f"(?:(?!{quoted})[ !#-~]){{{max(least, 1)},{'' if most is None else most}}}+"
 
 
+def is_simple(pattern: str) -> bool:
+    """Say whether a field's pattern can be part of ours: anchored, safe, and with one repetition that can vary.
+
+    With two, the time to refuse a cell would grow with the square of its length, and nothing else runs meanwhile.
+    """
+    if not (pattern.startswith("^") and pattern.endswith("$")):
+        return False
+    at, varying = 1, 0
+    while at < len(pattern) - 1:
+        part = PART.match(pattern, at, len(pattern) - 1)
+        if part is None or (part[2] and part[3]):
+            return False
+        varying += part[3] is not None
+        at = part.end()
+    return at > 1 and varying <= 1
+
+
 def integer_cell(bounds: dict[str, Any], _: str) -> str | None:
     """Match an integer of few enough digits to be within every bound."""
+    if not all(isinstance(bounds.get(name, 0), int) for name in ("le", "lt", "ge", "gt")):
+        return None
     most = min(bounds.pop("le", 10**DIGITS), bounds.pop("lt", 10**DIGITS + 1) - 1)
     least = max(bounds.pop("ge", -(10**DIGITS)), bounds.pop("gt", -(10**DIGITS) - 1) + 1)
     digits = min(len(str(most + 1)) - 1, DIGITS)
@@ -132,25 +160,28 @@ def integer_cell(bounds: dict[str, Any], _: str) -> str | None:
     return f"[1-9][0-9]{{{fewest},{digits - 1}}}+" if fewest <= digits - 1 else None
 
 
-def decimal_cell(bounds: dict[str, Any], _: str) -> str | None:
+def decimal_cell(bounds: dict[str, Any], _: str, *, digits: int = 30) -> str | None:
     """Match plain decimal digits, few enough to be within every bound; a bound below is of the sign only."""
     bounds.pop("allow_inf_nan", None)
-    digits = bounds.pop("max_digits", 30)
-    places = min(bounds.pop("decimal_places", digits // 2), 15)
-    whole = min(digits - places, 15)
-    for name in ("le", "lt"):
-        if name in bounds:
-            limit = bounds.pop(name)
-            whole = min(whole, len(str(int(limit))) - 1 if limit >= 1 else 0)
-    above = bounds.pop("gt", None)
-    least = bounds.pop("ge", None)
-    if bounds or whole < 1 or any(limit is not None and limit > 0 for limit in (above, least)):
+    limits = {name: bounds.pop(name) for name in ("le", "lt", "ge", "gt") if name in bounds}
+    if not all(abs(limit) < 10**DIGITS for limit in limits.values()):
         return None
-    sign = "-?+" if above is None and least is None else ""
+    digits = bounds.pop("max_digits", digits)
+    places = min(bounds.pop("decimal_places", digits // 2), 15)
+    tops = [len(str(int(limits[name]))) - 1 if limits[name] >= 1 else 0 for name in ("le", "lt") if name in limits]
+    whole = min([digits - places, 15, *tops])
+    if bounds or whole < 1 or any(limits.get(name, 0) > 0 for name in ("ge", "gt")):
+        return None
+    sign = "" if limits.keys() & {"ge", "gt"} else "-?+"
     # Zero is all digits that a bound may exclude.
-    above_zero = "(?=[0.]*+[1-9])" if above is not None else ""
+    above_zero = "(?=[0.]*+[1-9])" if "gt" in limits else ""
     places_of = f"(?:\\.[0-9]{{1,{places}}}+)?+" if places else ""
     return f"{sign}{above_zero}(?:0|[1-9][0-9]{{0,{whole - 1}}}+){places_of}"
+
+
+def float_cell(bounds: dict[str, Any], delimiter: str) -> str | None:
+    """Match decimal digits; below a bound only as many as a float keeps apart: more could be rounded up to it."""
+    return decimal_cell(bounds, delimiter, digits=15 if bounds.keys() & {"le", "lt"} else 30)
 
 
 def datetime_cell(bounds: dict[str, Any], _: str) -> str | None:
@@ -178,7 +209,7 @@ MAKERS: dict[str, Any] = {
     "str": text_cell,
     "int": integer_cell,
     "decimal": decimal_cell,
-    "float": decimal_cell,
+    "float": float_cell,
     "datetime": datetime_cell,
     "literal": literal_cell,
     "bool": fixed("true|false"),

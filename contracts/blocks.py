@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, overload
 
+from contracts.errors import TerminalError
+
 if TYPE_CHECKING:
     from contracts.table import Row
+
+
+class TextMismatchError(TerminalError):
+    """A block's text and its values are not the same rows: a defect, which no retry mends and nobody must store."""
+
+    code = "text_mismatch"
 
 
 class TextRows(Sequence["Row"]):
@@ -49,5 +57,5 @@ class TextRows(Sequence["Row"]):
             self._rows = self._parse()
             if len(self._rows) != self._count:
                 message = f"the text of a block has {self._count} rows, and {len(self._rows)} as values"
-                raise RuntimeError(message)
+                raise TextMismatchError(message)
         return self._rows[index]

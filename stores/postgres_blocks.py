@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stores.postgres_load import Loading
 
 PIECE_BYTES = 1 << 20
+UNPRINTED_BYTES = PIECE_BYTES // 8
 PIECE_ROWS = 10_000
 """Blocks are small, so that their rows are printed while the processor's caches hold them; a COPY has its price."""
 
@@ -75,7 +76,7 @@ class Pieces:
             text = self.loading.printed(block)
             if text is not None:
                 texts.append(text)
-                size += len(text)
+            size += UNPRINTED_BYTES if text is None else len(text)
         if not rows:
             return None
         return rows, b"".join(texts) if len(texts) == blocks else None

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from contracts.table import Row, Table
 
 
-def csv_columns(rows: TextRows) -> list[str]:
-    """Name the columns of the text, in order."""
-    return [*rows.columns, RECEIPT_COLUMN]
+def csv_columns(table: Table, rows: TextRows) -> list[str]:
+    """Name the columns of the text in order, then those that it lacks: a table's own default is no value of ours."""
+    return [*rows.columns, *absent_columns(table, rows), RECEIPT_COLUMN]
+
+
+def absent_columns(table: Table, rows: TextRows) -> list[str]:
+    """Name the columns of the table that the text does not have."""
+    return [name for name in column_names(table) if name not in rows.columns]
 
 
 def csv_text(table: Table, rows: TextRows, receipt: str) -> bytes:
@@ -28,7 +33,8 @@ def csv_text(table: Table, rows: TextRows, receipt: str) -> bytes:
 
     The receipt ends every row, so that no line is the two characters that end a COPY.
     """
-    end = f"{rows.delimiter}{receipt}\n".encode()
+    nothing = rows.delimiter * len(absent_columns(table, rows))
+    end = f"{nothing}{rows.delimiter}{receipt}\n".encode()
     places = [column_names(table).index(name) for name in rows.columns]
     pieces = [
         piece.replace(b"\n", end)

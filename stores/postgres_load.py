@@ -91,6 +91,9 @@ class Loading:
             start, piece = pieces.pop()
             if not piece:
                 continue
+            if self.staged and isinstance(piece, TextRows):
+                # Made into values off the loop, on which requests may wait.
+                piece = await asyncio.to_thread(piece.__getitem__, slice(None))
             try:
                 written, refused = await self.put(piece)
             except Exception as error:
@@ -104,7 +107,7 @@ class Loading:
                     raise
                 if isinstance(piece, TextRows):
                     # Which of its rows it was is found among their values; a line of the text may be any of them.
-                    pieces.append((start, piece[:]))
+                    pieces.append((start, await asyncio.to_thread(piece.__getitem__, slice(None))))
                     continue
                 line = 1 if len(piece) == 1 else fault.line
                 if line is None or not 1 <= line <= len(piece):
@@ -139,7 +142,7 @@ class Loading:
         text = ahead or self.text_of(piece)
         columns, delimiter = [*column_names(self.table), RECEIPT_COLUMN], None
         if isinstance(piece, TextRows):
-            columns, delimiter = csv_columns(piece), piece.delimiter
+            columns, delimiter = csv_columns(self.table, piece), piece.delimiter
         async with self.connection.transaction():
             status = await self.connection.copy_to_table(
                 self.table.name,

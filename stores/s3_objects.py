@@ -47,7 +47,7 @@ NO_SUCH_BUCKET = "NoSuchBucket"
 
 CONFIG = AioConfig(
     signature_version="s3v4",
-    # Every body carries its SHA-256 in a header that is signed and that the store verifies: one hash is enough.
+    # Data carries its SHA-256 in a header that is signed and that the store verifies: one hash of it is enough.
     s3={"addressing_style": "path", "payload_signing_enabled": False},
     retries={"mode": "standard", "total_max_attempts": 3},
     connect_timeout=3,

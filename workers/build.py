@@ -29,9 +29,12 @@ if TYPE_CHECKING:
 
 WORKFLOWS: tuple[type, ...] = (Submit, Upload)
 
-BULK_SLOTS = 1
-"""Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
-it keeps a core busy by itself, and two of them would only fight for the interpreter."""
+LOAD_SLOTS = 1
+"""Loads at once in one process. A load validates the next block while the sink takes one: it keeps a core busy by
+itself, and two of them would only fight for the interpreter."""
+
+FILE_SLOTS = 4
+"""Steps that look at files, beside them: planning a load must not wait until another file is unpacked."""
 
 REQUEST_SLOTS = 40
 """Requests at once in one process; a request holds a connection of the sink for a few milliseconds."""
@@ -76,19 +79,19 @@ def build_workers(
             sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
             graceful_shutdown_timeout=GRACE,
         ),
-        bulk_worker(client, FILES, [files.inspect_file, files.plan_chunks]),
-        bulk_worker(client, LOADS, [loads.load_chunk, loads.check_chunk]),
+        bulk_worker(client, FILES, FILE_SLOTS, [files.inspect_file, files.plan_chunks]),
+        bulk_worker(client, LOADS, LOAD_SLOTS, [loads.load_chunk, loads.check_chunk]),
     ]
 
 
-def bulk_worker(client: Client, task_queue: str, activities: Sequence[Callable[..., object]]) -> Worker:
-    """Build the worker of steps that take a core for seconds or longer, `BULK_SLOTS` at a time."""
+def bulk_worker(client: Client, task_queue: str, slots: int, activities: Sequence[Callable[..., object]]) -> Worker:
+    """Build the worker of steps that take seconds or longer, `slots` of them at a time."""
     return Worker(
         client,
         task_queue=task_queue,
         activities=activities,
-        tuner=WorkerTuner.create_fixed(activity_slots=BULK_SLOTS),
-        activity_task_poller_behavior=PollerBehaviorSimpleMaximum(BULK_SLOTS),
+        tuner=WorkerTuner.create_fixed(activity_slots=slots),
+        activity_task_poller_behavior=PollerBehaviorSimpleMaximum(slots),
         # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
         max_heartbeat_throttle_interval=timedelta(seconds=5),
         graceful_shutdown_timeout=GRACE,

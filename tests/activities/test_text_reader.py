@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from activities.scan import Block
 from activities.text_reader import TextReader
 from contracts import Pipeline, PostgresTable, Record
 from contracts.blocks import TextRows
+from contracts.errors import TerminalError
 from contracts.loads import Dialect
 
 
@@ -161,6 +163,36 @@ class Multiple(Record):
     i: int
 
 
+class Ranged(Record):
+    s: Annotated[str, Field(pattern=r"^[A-Za-z0-9 -_]+$")]
+    i: int
+
+
+class Difference(Record):
+    s: Annotated[str, Field(pattern=r"^[A-Z--X]+$")]
+    i: int
+
+
+class Twice(Record):
+    s: Annotated[str, Field(pattern=r"^[a-z0-9]+[a-z0-9_.-]*$")]
+    i: int
+
+
+class FloatBound(Record):
+    s: str
+    i: Annotated[int, Field(le=1e3)]
+
+
+class Unbounded(Record):
+    s: str
+    f: Annotated[float, Field(lt=math.inf)]
+
+
+class Impossible(Record):
+    s: Annotated[str, Field(min_length=3, max_length=2)]
+    i: int
+
+
 class Defaulted(Record):
     i: int
     s: str
@@ -172,9 +204,58 @@ class Word(Record):
     i: int
 
 
-@pytest.mark.parametrize("model", [Own, Stripped, Bounded, Multiple, Word])
+@pytest.mark.parametrize(
+    "model", [Own, Stripped, Bounded, Multiple, Word, Ranged, Difference, Twice, FloatBound, Unbounded, Impossible]
+)
 def test_a_model_that_the_pattern_cannot_speak_for_has_none(model: type[Record]) -> None:
     assert canonical_rows(as_pipeline(model), tuple(model.model_fields), ",") is None
+
+
+class Below(Record):
+    s: str
+    f: Annotated[float, Field(lt=100)]
+
+
+def test_a_float_that_would_be_rounded_up_to_its_bound_is_left_to_the_model() -> None:
+    pattern = canonical_rows(as_pipeline(Below), ("s", "f"), ",")
+    assert pattern is not None
+    assert pattern.fullmatch(b"a,99.5\n")
+    assert float("99.999999999999999") == 100.0
+    assert not pattern.match(b"a,99.999999999999999\n")
+
+
+class Code(Record):
+    a: Annotated[str, Field(pattern=r"^[A-Z]{2}[0-9.-]+x$")]
+    b: Annotated[str, Field(pattern=r"^-?$")] | None
+    i: int
+
+
+def test_a_field_pattern_is_part_of_the_row_pattern() -> None:
+    class Codes(Record):
+        a: Annotated[str, Field(pattern=r"^[A-Z]{2}[0-9x.-]+x$")]
+        i: int
+
+    pattern = canonical_rows(as_pipeline(Codes), ("a", "i"), ",")
+    assert pattern is not None
+    assert pattern.fullmatch(b"AB1x.2-x,1\n")
+    assert not pattern.match(b"AB1x.2-,1\n")
+    assert not pattern.match(b"AB,1\n")
+    assert canonical_rows(as_pipeline(Code), ("a", "b", "i"), ",") is None
+
+
+def test_a_mark_of_absence_with_quotes_is_left_to_the_reader_of_values() -> None:
+    pipeline = Pipeline(name="p", record=Below, sink=PostgresTable("t", key=None), absent=('a"b',))
+    assert canonical_rows(pipeline, ("s", "f"), ",") is None
+
+
+def test_a_column_that_the_model_lost_since_the_file_was_inspected_is_no_error() -> None:
+    assert canonical_rows(as_pipeline(Below), ("s", "f", "lost"), ",") is None
+
+
+def test_text_that_is_not_what_its_values_are_is_an_error_for_good() -> None:
+    rows = TextRows([b"1\n2\n"], columns=("id",), delimiter=",", count=2, parse=lambda: [(1,)])
+    with pytest.raises(TerminalError, match="2 rows, and 1 as values"):
+        _ = rows[0]
 
 
 def test_a_default_that_is_a_value_is_not_left_to_the_sink() -> None:

@@ -192,3 +192,14 @@ async def test_a_row_that_the_table_refuses_costs_no_neighbour(bench: Bench) -> 
     assert outcome.written == 998
     assert [refusal.index for refusal in outcome.refused] == [70, 500]
     assert [row[0] for row in await bench.rows(pipeline)] == [n for n in range(1000) if n not in {70, 500}]
+
+
+@pytest.mark.parametrize("bench", ["postgres"], indirect=True)
+async def test_a_column_that_the_file_lacks_is_absent_whatever_the_table_s_default(bench: Bench) -> None:
+    assert bench.reader is not None
+    pipeline = bench.pipeline()
+    await bench.sink.prepare(pipeline.table)
+    await bench.reader.execute(f"ALTER TABLE {pipeline.table.name} ALTER missing SET DEFAULT 'by the table'")
+    text, _ = read(pipeline, [reading(number, random.Random(5)) for number in range(10)])
+    assert await bench.load(pipeline, text) == LoadOutcome(10, 0)
+    assert {row[10] for row in await bench.rows(pipeline)} == {None}
