@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from contracts.ports import ObjectStore, Sink
+    from contracts.ports import FailureLedger, ObjectStore, Sink
     from stores.settings import Settings
 
 
@@ -18,6 +18,7 @@ class Stores:
     """The open services."""
 
     sink: Sink
+    failures: FailureLedger
     objects: ObjectStore
 
 
@@ -29,6 +30,7 @@ async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator
     the safeguard against writing twice away; only crash tests want that, to prove that they would notice.
     """
     # Imported here, so that `stores.settings` alone stays cheap to import for the CLI.
+    from stores.postgres_failures import PostgresFailureLedger  # noqa: PLC0415
     from stores.postgres_sink import PostgresSink  # noqa: PLC0415
     from stores.s3_objects import S3ObjectStore  # noqa: PLC0415
 
@@ -36,4 +38,4 @@ async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator
         PostgresSink.open(settings.database_url.get_secret_value(), receipts=receipts) as sink,
         S3ObjectStore.open(settings) as objects,
     ):
-        yield Stores(sink=sink, objects=objects)
+        yield Stores(sink=sink, failures=PostgresFailureLedger(sink), objects=objects)
