@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerTuner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.dead_letters import DeadLetterActivities
 from activities.files import FileActivities
 from activities.loads import LoadActivities
+from activities.redrives import RedriveActivities
 from activities.requests import RequestActivities
+from workers.parking import TemporalParking
+from workflows.dead_letter import DeadLetter
 from workflows.enqueue import Enqueue
 from workflows.options import FILES, LOADS, PIPELINES
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -26,9 +31,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from contracts.pipeline import Pipeline
-    from contracts.ports import ObjectStore, Sink
+    from stores import Stores
 
-WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload, DeadLetter, Redrive)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
@@ -53,21 +58,30 @@ def sandbox() -> SandboxedWorkflowRunner:
 def build_workers(
     client: Client,
     pipelines: Mapping[str, Pipeline],
-    sink: Sink,
-    objects: ObjectStore,
+    stores: Stores,
     *,
     max_cached_workflows: int = 500,
 ) -> list[Worker]:
     """Build the workers of one process: one for workflows and requests, one for files and loads."""
-    requests = RequestActivities(pipelines, sink)
-    files = FileActivities(pipelines, objects)
-    loads = LoadActivities(pipelines, sink, objects)
+    requests = RequestActivities(pipelines, stores.sink)
+    files = FileActivities(pipelines, stores.objects)
+    loads = LoadActivities(pipelines, stores.sink, stores.objects)
+    letters = DeadLetterActivities(pipelines, stores.sink, stores.failures, stores.objects)
+    redrives = RedriveActivities(TemporalParking(client))
     return [
         Worker(
             client,
             task_queue=PIPELINES,
             workflows=WORKFLOWS,
-            activities=[requests.store_record, files.remove_objects],
+            activities=[
+                requests.store_record,
+                files.remove_objects,
+                letters.store_letter,
+                letters.give_up_letter,
+                redrives.count_letters,
+                redrives.find_letters,
+                redrives.retry_letters,
+            ],
             workflow_runner=sandbox(),
             tuner=WorkerTuner.create_fixed(
                 workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS
