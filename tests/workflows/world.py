@@ -33,7 +33,10 @@ from contracts import Pipeline, PostgresTable, Record
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.requests import RequestInput, RequestResult
+from stores import Stores
+from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
+from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
 from workers.build import build_workers
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
@@ -115,6 +118,8 @@ class World:
     client: Client
     sink: OutageSink
     objects: MemoryObjectStore
+    queue: MemoryQueue
+    failures: MemoryFailureLedger
     env: WorkflowEnvironment | None = None
 
     async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
@@ -255,13 +260,15 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
-    sink, objects = OutageSink(), MemoryObjectStore()
+    sink, objects, queue = OutageSink(), MemoryObjectStore(), MemoryQueue()
+    failures = MemoryFailureLedger(sink)
+    stores = Stores(sink=sink, failures=failures, objects=objects, queue=queue)
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
-        for worker in build_workers(Client(**config), DECLARED, sink, objects, max_cached_workflows=50):
+        for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
-        yield World(client=env.client, sink=sink, objects=objects, env=env)
+        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
