@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from contracts.table import Row, Table
     from stores.postgres_write import Connection
 
-FIND = f"SELECT receipt, pipeline, unit, state, fingerprint, '' AS result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+FIND = f"SELECT receipt, pipeline, unit, state, fingerprint, '{NO_RECORD}' AS result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
 
 
 async def write_window(connection: Connection, table: Table, items: Sequence[Item]) -> list[ItemOutcome] | None:

@@ -83,6 +83,18 @@ STORE_PATIENTLY = Step(
 )
 """The same write as a regular activity: the Web UI shows each failed attempt and the next one's time."""
 
+GIVE_UP = Step(
+    start_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Note in the application database that a record was given up."""
+
+FIND_LETTERS = Step(
+    start_to_close_timeout=timedelta(minutes=1),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask Temporal for a page of dead letters, or for their number."""
+
 HEARTBEAT = timedelta(seconds=15)
 """How long a killed worker's step stays unnoticed; steps report more often by themselves."""
 
@@ -121,6 +133,14 @@ PROBE = CONSUME
 
 FIRST_PAUSE = timedelta(seconds=1)
 """The first wait after an outage was noticed; each further one is twice as long, up to a minute."""
+
+RETRY_LETTERS = Step(
+    # A try waits for a sink that is away, and this step with it; begun anew, it finds the same tries.
+    start_to_close_timeout=timedelta(hours=12),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask some dead letters to try again, and wait for what comes of it."""
 
 CLEAR_UP = Step(
     start_to_close_timeout=timedelta(seconds=10),
