@@ -17,7 +17,6 @@ from workflows.options import CONSUME, ERROR_TYPE, FIRST_PAUSE, PROBE, STATUS
 with workflow.unsafe.imports_passed_through():
     from activities.consume import ConsumeActivities
     from contracts.consume import (
-        ConsumeCounts,
         ConsumeOptions,
         ConsumeRun,
         ConsumeStatus,
@@ -54,6 +53,7 @@ class Consume:
         self.shown: ConsumeStatus | None = None
         self.drained = False
         self.quota = run.turns_per_run
+        self.turns: list[asyncio.Task[TurnResult]] = []
 
     @workflow.run
     async def run(self, run: ConsumeRun) -> ConsumeSummary:
@@ -84,29 +84,26 @@ class Consume:
 
     async def consume(self) -> None:
         """Keep turns in flight until something ends that; then all of them end after their windows in flight."""
-        turns: list[asyncio.Task[TurnResult]] = []
         draining = self.drain
         try:
             while self.going_on and draining == self.drain:
-                while len(turns) < self.options.workers and not self.ageing:
-                    turns.append(self.start_turn(f"consumer {len(turns) + 1}"))
-                wanted = self.options.workers
-                await workflow.wait_condition(
-                    lambda: (
-                        any(turn.done() for turn in turns)
-                        or not self.going_on
-                        or wanted < self.options.workers
-                        or draining != self.drain
-                    )
-                )
-                turns = self.collect(turns)
+                while len(self.turns) < self.options.workers and not self.ageing:
+                    self.turns.append(self.start_turn(f"consumer {len(self.turns) + 1}"))
+                await workflow.wait_condition(lambda: self.something_changed or draining != self.drain)
+                self.collect()
         finally:
             # Told to stop, a consumer finishes what it has in hand and reports it.
-            for turn in turns:
+            for turn in self.turns:
                 turn.cancel()
-            if turns:
-                await workflow.wait(turns)
-            self.collect(turns)
+            if self.turns:
+                await workflow.wait(self.turns)
+            self.collect()
+
+    @property
+    def something_changed(self) -> bool:
+        """Whether a turn has ended, or should begin, or none should any more."""
+        ended = any(turn.done() for turn in self.turns)
+        return ended or not self.going_on or len(self.turns) < self.options.workers
 
     async def wait_and_probe(self) -> None:
         """Wait a while, then try one small window; if it is well, nothing is left to wait for."""
@@ -118,6 +115,7 @@ class Consume:
         except TimeoutError:
             pass
         probe = self.start_turn("probe: one small window", probe=True)
+        self.turns.append(probe)
         try:
             await workflow.wait_condition(lambda: probe.done() or self.stopping)
         finally:
@@ -125,7 +123,7 @@ class Consume:
                 probe.cancel()
                 await workflow.wait([probe])
         self.reason = self.error_type = ""
-        self.collect([probe])
+        self.collect()
         if not self.reason:
             self.pause = 0.0
             self.tell("running")
@@ -146,9 +144,10 @@ class Consume:
             **(PROBE if probe else CONSUME),
         )
 
-    def collect(self, turns: list[asyncio.Task[TurnResult]]) -> list[asyncio.Task[TurnResult]]:
-        """Take in what has ended; returns what has not."""
-        ended = [turn for turn in turns if turn.done()]
+    def collect(self) -> None:
+        """Take in what has ended."""
+        ended = [turn for turn in self.turns if turn.done()]
+        self.turns = [turn for turn in self.turns if not turn.done()]
         for turn in ended:
             error = None if turn.cancelled() else turn.exception()
             if turn.cancelled() or (error is not None and is_cancelled_exception(error)):
@@ -163,7 +162,6 @@ class Consume:
                 self.count(turn.result())
         if ended:
             self.tell(self.status)
-        return [turn for turn in turns if not turn.done()]
 
     def count(self, result: TurnResult) -> None:
         """Add what a turn did, and what it says about the world."""
@@ -198,7 +196,7 @@ class Consume:
         return self.summary()
 
     @configure.validator
-    def check_going_on(self, _options: ConsumeOptions) -> None:
+    def check_going_on(self, options: ConsumeOptions) -> None:  # noqa: ARG002  - the update's arguments
         """Refuse to change what is about to end."""
         if self.stopping:
             message = "it is stopping"
@@ -234,25 +232,27 @@ class Consume:
 def describe(pipeline: str, summary: ConsumeSummary) -> str:
     """Write the current details: what is done, how it goes, and what can be done about it."""
     counts = summary.counts
+    columns = ("read", "written", "dead letters", "duplicates", "dropped", "retried", "discarded")
+    numbers = (counts.read, counts.written, counts.rejected, counts.duplicates, counts.dropped, counts.retried)
+    cells = [columns, ["---:"] * len(columns), [f"{number:,}" for number in (*numbers, counts.discarded)]]
     parts = [
         f"**{HEADLINES[summary.status]}**: items of the queue of pipeline `{pipeline}`, "
         f"{summary.options.workers} consumers, windows of at most {summary.options.batch}"
         + ("; ends when the queue is empty" if summary.drain else ""),
-        "| read | written | dead letters | duplicates | dropped | retried | discarded |\n"
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        f"| {counts.read:,} | {counts.written:,} | {counts.rejected:,} | {counts.duplicates:,} | {counts.dropped:,} "
-        f"| {counts.retried:,} | {counts.discarded:,} |",
+        "\n".join(f"| {' | '.join(row)} |" for row in cells),
     ]
     if summary.reason:
         reason = " ".join(summary.reason.replace("`", "'").split())[:500]
         parts.append(
-            f"Reason: {reason}\n\nAll items are safe in the queue, and none of this counts against them. A small window "
-            f"is tried every {summary.pause:.0f} s; when it succeeds, consumption goes on by itself."
+            f"Reason: {reason}\n\nAll items are safe in the queue, and none of this counts against them. A small "
+            f"window is tried every {summary.pause:.0f} s; when it succeeds, consumption goes on by itself."
         )
     steps = []
     if summary.status in {"running", "paused"}:
         steps.append(f"`starter consume {pipeline} --workers N --batch N` changes it while it runs")
-        steps.append(f"`starter consume {pipeline} --stop` ends it after the windows in flight; items stay in the queue")
+        steps.append(
+            f"`starter consume {pipeline} --stop` ends it after the windows in flight; items stay in the queue"
+        )
     else:
         steps.append(f"`starter consume {pipeline}` starts it again")
     if counts.rejected:
