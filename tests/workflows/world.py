@@ -130,10 +130,10 @@ class OutageSink(MemorySink):
             self.check()
         await super().prepare(table)
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """As the sink, unless it is down."""
         self.check()
-        return await super().write(table, items)
+        return await super().write(table, items, records=records)
 
     async def load(self, *args: Any, **kwargs: Any) -> Settled:
         """As the sink, unless it is down."""
@@ -148,6 +148,7 @@ class World:
     client: Client
     sink: OutageSink
     objects: MemoryObjectStore
+    queue: MemoryQueue
     failures: MemoryFailureLedger
     env: WorkflowEnvironment | None = None
 
@@ -341,16 +342,16 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
-    sink, objects = OutageSink(), MemoryObjectStore()
+    sink, objects, queue = OutageSink(), MemoryObjectStore(), MemoryQueue()
     failures = MemoryFailureLedger(sink)
-    stores = Stores(sink=sink, failures=failures, objects=objects, queue=MemoryQueue())
+    stores = Stores(sink=sink, failures=failures, objects=objects, queue=queue)
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
         for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
         BROKEN.clear()
-        yield World(client=env.client, sink=sink, objects=objects, failures=failures, env=env)
+        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
