@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from contracts.ports import ObjectStore, Sink
+    from contracts.ports import FailureLedger, ObjectStore, Sink
     from contracts.queue import Queue
     from stores.settings import Settings
 
@@ -19,6 +19,7 @@ class Stores:
     """The open services."""
 
     sink: Sink
+    failures: FailureLedger
     objects: ObjectStore
     queue: Queue
 
@@ -47,6 +48,7 @@ async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator
     the safeguard against writing twice away; only crash tests want that, to prove that they would notice.
     """
     # Imported here, so that `stores.settings` alone stays cheap to import for the CLI.
+    from stores.postgres_failures import PostgresFailureLedger  # noqa: PLC0415
     from stores.postgres_sink import PostgresSink  # noqa: PLC0415
     from stores.s3_objects import S3ObjectStore  # noqa: PLC0415
 
@@ -55,4 +57,4 @@ async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator
         S3ObjectStore.open(settings) as objects,
         connect_queue(settings) as queue,
     ):
-        yield Stores(sink=sink, objects=objects, queue=queue)
+        yield Stores(sink=sink, failures=PostgresFailureLedger(sink), objects=objects, queue=queue)
