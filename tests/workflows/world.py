@@ -32,7 +32,16 @@ from temporalio.worker import (
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record
 from contracts.consume import ConsumeRun, ConsumeSummary
-from contracts.dead_letters import TRIES_PER_RUN, Breakdown, DeadLetterInput, DeadLetterState, EnqueueInput
+from contracts.dead_letters import (
+    TRIES_PER_RUN,
+    Breakdown,
+    DeadLetterFilter,
+    DeadLetterInput,
+    DeadLetterState,
+    EnqueueInput,
+    RedriveInput,
+    RedriveSummary,
+)
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.ports import Burial
@@ -49,6 +58,7 @@ from workflows.consume import Consume
 from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
 from workflows.parking import Parked
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -224,7 +234,9 @@ class World:
             search_attributes=attributes(pipeline, "enqueue", "accepted"),
         )
 
-    async def bury(self, number: int, body: bytes | None = None, **changes: Any) -> DeadLetterInput:
+    async def bury(
+        self, number: int, body: bytes | None = None, kind: str = "KeyError", **changes: Any
+    ) -> DeadLetterInput:
         """Let an order of a queue die, and park it."""
         body = json.dumps({"number": number, "amount": 5}).encode() if body is None else body
         now = datetime.now(UTC)
@@ -236,9 +248,7 @@ class World:
             fingerprint=hashlib.sha256(body).hexdigest(),
             body=base64.b64encode(body),
             sent=now,
-            breakdown=Breakdown(
-                error_type="KeyError", message="it failed", attempts=5, first_failure=now, last_failure=now
-            ),
+            breakdown=Breakdown(error_type=kind, message="it failed", attempts=5, first_failure=now, last_failure=now),
         ).model_copy(update=changes)
         [state] = await self.failures.bury([Burial(letter.work, letter.fingerprint, "{}")])
         assert state == "dead"
@@ -260,6 +270,16 @@ class World:
             task_queue=PIPELINES,
             search_attributes=attributes(pipeline, "consume", "running"),
             static_summary=f"items of the queue of {pipeline}",
+        )
+
+    async def redrive(self, kind: str, **options: Any) -> WorkflowHandle[Redrive, RedriveSummary]:
+        """Start a redrive of the dead letters with an error type."""
+        return await self.client.start_workflow(
+            Redrive.run,
+            RedriveInput(letters=DeadLetterFilter(error_type=kind), **options),
+            id=f"redrive/all/{uuid.uuid4().hex[:8]}",
+            task_queue=PIPELINES,
+            search_attributes=attributes("", "redrive", "running"),
         )
 
     async def resume(self, handle: WorkflowHandle[Upload, LoadSummary], text: str | None = None) -> LoadSummary:
