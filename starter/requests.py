@@ -76,7 +76,13 @@ async def submit(
         validate_payload(pipeline, payload)
     except RecordRefusedError as error:
         return SubmitAnswer(ticket="", key=key, status="rejected", errors=tuple(error.errors), url="")
-    request = RequestInput(pipeline=pipeline.name, key=key, fingerprint=fingerprint(payload), record=payload)
+    request = RequestInput(
+        pipeline=pipeline.name,
+        key=key,
+        fingerprint=fingerprint(payload),
+        record=payload,
+        request_log=pipeline.request_log,
+    )
     ticket = ticket_of(pipeline.name, key)
     answer = SubmitAnswer(ticket=ticket, key=key, status="accepted", url=link(settings, ticket))
     end = time.monotonic() + deadline.total_seconds()

@@ -14,6 +14,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.files import FileActivities
 from activities.loads import LoadActivities
+from activities.request_log import RequestLogActivities
 from activities.requests import RequestActivities
 from workflows.options import FILES, LOADS, PIPELINES
 from workflows.submit import Submit
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from contracts.pipeline import Pipeline
     from contracts.ports import ObjectStore, Sink
+    from contracts.queue import Queue
 
 WORKFLOWS: tuple[type, ...] = (Submit, Upload)
 
@@ -54,11 +56,13 @@ def build_workers(
     pipelines: Mapping[str, Pipeline],
     sink: Sink,
     objects: ObjectStore,
+    queue: Queue,
     *,
     max_cached_workflows: int = 500,
 ) -> list[Worker]:
     """Build the workers of one process: one for workflows and requests, one for files and loads."""
     requests = RequestActivities(pipelines, sink)
+    logs = RequestLogActivities(sink, queue)
     files = FileActivities(pipelines, objects)
     loads = LoadActivities(pipelines, sink, objects)
     return [
@@ -66,7 +70,7 @@ def build_workers(
             client,
             task_queue=PIPELINES,
             workflows=WORKFLOWS,
-            activities=[requests.store_record, files.remove_objects],
+            activities=[requests.store_record, logs.write_log_entry, logs.send_log_entry, files.remove_objects],
             workflow_runner=sandbox(),
             tuner=WorkerTuner.create_fixed(
                 workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS

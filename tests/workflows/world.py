@@ -29,12 +29,15 @@ from temporalio.worker import (
 )
 
 from activities.validate import fingerprint
-from contracts import Pipeline, PostgresTable, Record
+from contracts import Pipeline, PostgresTable, Record, RequestLog
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
+from contracts.registry import log_pipelines
 from contracts.requests import RequestInput, RequestResult
 from stores.memory_objects import MemoryObjectStore
+from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
+from stores.routing_sink import RoutingSink, logged_elsewhere
 from workers.build import build_workers
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
 from workflows.submit import Submit
@@ -58,10 +61,13 @@ class Order(Record):
 
 
 # `orders` appends: a row that is written twice shows.
+APPENDED = PostgresTable("orders", key=None)
 DECLARED = {
     pipeline.name: pipeline
     for pipeline in (
-        Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=None)),
+        Pipeline(name="orders", record=Order, sink=APPENDED),
+        Pipeline(name="logged", record=Order, sink=APPENDED, request_log=RequestLog("direct_log")),
+        Pipeline(name="queued", record=Order, sink=APPENDED, request_log=RequestLog("queued_log", through="queue")),
         Pipeline(
             name="unique_orders",
             record=Order,
@@ -69,6 +75,7 @@ DECLARED = {
         ),
     )
 }
+DECLARED |= log_pipelines(DECLARED)
 
 
 class OutageSink(MemorySink):
@@ -115,6 +122,8 @@ class World:
     client: Client
     sink: OutageSink
     objects: MemoryObjectStore
+    log: OutageSink
+    queue: MemoryQueue
     env: WorkflowEnvironment | None = None
 
     async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
@@ -160,7 +169,14 @@ class World:
         key = key or uuid.uuid4().hex
         return await self.client.start_workflow(
             Submit.run,
-            RequestInput(pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record)),
+            RequestInput(
+                pipeline=pipeline,
+                key=key,
+                fingerprint=fingerprint(dict(record)),
+                record=dict(record),
+                who="alice",
+                request_log=DECLARED[pipeline].request_log if pipeline in DECLARED else None,
+            ),
             id=f"request/{pipeline}/{uuid.uuid4().hex}",
             task_queue=PIPELINES,
             search_attributes=attributes(pipeline, "submit", "accepted"),
@@ -255,13 +271,14 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
-    sink, objects = OutageSink(), MemoryObjectStore()
+    sink, log, objects, queue = OutageSink(), OutageSink(), MemoryObjectStore(), MemoryQueue()
+    routing = RoutingSink(sink, log, logged_elsewhere(DECLARED))
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
-        for worker in build_workers(Client(**config), DECLARED, sink, objects, max_cached_workflows=50):
+        for worker in build_workers(Client(**config), DECLARED, routing, objects, queue, max_cached_workflows=50):
             await stack.enter_async_context(worker)
-        yield World(client=env.client, sink=sink, objects=objects, env=env)
+        yield World(client=env.client, sink=sink, objects=objects, log=log, queue=queue, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
