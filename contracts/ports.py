@@ -27,7 +27,8 @@ class Item:
     """One row with a unit of its own. `fingerprint` identifies the payload the row was made from.
 
     Without a row, because `process` dropped the record, an item leaves its receipt only. `revive` is the retry of a
-    dead letter: where the unit's receipt says `dead`, it becomes `stored` in the transaction of the row.
+    dead letter: where the unit's receipt says `dead`, it becomes `stored` in the transaction of the row. The receipt
+    keeps the fingerprint of the original payload, and a corrected one is no conflict.
     """
 
     unit: Unit
@@ -171,11 +172,15 @@ class FailureCount:
 
 @dataclasses.dataclass(frozen=True)
 class Burial:
-    """A unit that is to become a dead letter. `reason` is a small JSON document that its receipt keeps."""
+    """A unit that is to become a dead letter, or to be given up at once: `state` is what its receipt will say.
+
+    `reason` is a small JSON document that the receipt keeps.
+    """
 
     unit: Unit
     fingerprint: str
     reason: str
+    state: Literal["dead", "discarded"] = "dead"
 
 
 class FailureLedger(Protocol):
@@ -196,12 +201,15 @@ class FailureLedger(Protocol):
     async def bury(self, burials: Sequence[Burial]) -> list[ReceiptState]:
         """Insert receipts in the state `dead` where there are none; returns the state that stands, in order.
 
-        `stored` means that someone stored the item meanwhile: it is no dead letter.
+        `stored` means that someone stored the item meanwhile: it is no dead letter. Raises `ReceiptMismatchError`.
         """
         ...
 
     async def discard(self, unit: Unit, reason: str) -> ReceiptState:
-        """Turn a `dead` receipt into a `discarded` one; returns the state that stands then."""
+        """Turn a `dead` receipt into a `discarded` one; returns the state that stands then.
+
+        Where there is no receipt at all, one that says `discarded` is left, so that nothing can store the unit later.
+        """
         ...
 
 

@@ -107,13 +107,16 @@ class MemorySink:
     def write_item(self, target: MemoryTable, item: Item, fresh: dict[UUID, tuple[str, Receipt]]) -> ItemOutcome:
         """Decide about one item."""
         known = self.proof(item.unit, fresh)
-        if known is not None:
-            if known.fingerprint != item.fingerprint:
+        if known is not None and not (item.revive and known.state == "dead"):
+            if known.fingerprint != item.fingerprint and not item.revive:
                 return ItemOutcome(status="conflict")
+            if known.state != "stored":
+                return ItemOutcome(status="dead")
             return ItemOutcome(status="repeat", record=None if known.result == NO_ROW else known.result)
         outcome = ItemOutcome(status="stored") if item.row is None else put_row(target, item.unit, item.row)
         if self.receipts and outcome.status == "stored":
-            receipt = Receipt(item.unit.name, outcome.record or NO_ROW, item.fingerprint)
+            fingerprint = item.fingerprint if known is None else known.fingerprint
+            receipt = Receipt(item.unit.name, outcome.record or NO_ROW, fingerprint)
             fresh[item.unit.receipt] = (item.unit.pipeline, receipt)
         return outcome
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from contracts.errors import TransientError
 from contracts.ports import NO_ROW, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
     from contracts.ports import Item
@@ -38,8 +39,11 @@ WITH made AS (
     INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result) VALUES ($1, $2, $3, $4, '{NO_ROW}')
     ON CONFLICT DO NOTHING RETURNING receipt
 )
-SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
-UNION ALL SELECT NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - constants
+SELECT pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - constants
+REVIVE = f"""
+UPDATE {RECEIPTS} AS r SET state = 'stored', result = u.result, committed_at = now()
+FROM unnest($1::uuid[], $2::text[]) AS u(receipt, result) WHERE r.receipt = u.receipt AND r.state = 'dead'"""  # noqa: S608  - a constant
 
 
 class RacedError(Exception):
@@ -78,7 +82,7 @@ async def write_many(
                 # What a deferred constraint thinks of a row has to be known while the row can still be told.
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
                 return await Writing(connection, table, receipts=receipts).run(items)
-        except RacedError:
+        except (RacedError, asyncpg.DeadlockDetectedError):
             continue
     message = "other attempts at the same units keep committing; try again"
     raise TransientError(message)
@@ -87,8 +91,11 @@ async def write_many(
 def known_outcome(item: Item, found: asyncpg.Record) -> ItemOutcome:
     """Answer for an item whose receipt is there. Raises `ReceiptMismatchError`."""
     item.unit.check_receipt(found["pipeline"], found["unit"])
-    if found["fingerprint"] != item.fingerprint:
+    # The retry of a dead letter may come with a corrected payload, which is no conflict.
+    if found["fingerprint"] != item.fingerprint and not item.revive:
         return ItemOutcome(status="conflict")
+    if found["state"] != "stored":
+        return ItemOutcome(status="dead")
     return ItemOutcome(status="repeat", record=None if found["result"] == NO_ROW else found["result"])
 
 
@@ -100,6 +107,7 @@ class Writing:
         self.connection = connection
         self.table = table
         self.receipts = receipts
+        self.revived: set[UUID] = set()
 
     async def run(self, items: Sequence[Item]) -> list[ItemOutcome]:
         """Write what has no receipt yet, in groups of distinct keys, then the receipts."""
@@ -133,21 +141,28 @@ class Writing:
         """Answer for those of the items that have a receipt by now. Raises `ReceiptMismatchError`."""
         if not self.receipts:
             return {}
-        query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+        query = f"SELECT receipt, pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
         rows = await self.connection.fetch(query, [items[index].unit.receipt for index in indexes])
         found = {row["receipt"]: row for row in rows}
-        return {
-            index: known_outcome(items[index], found[items[index].unit.receipt])
-            for index in indexes
-            if items[index].unit.receipt in found
-        }
+        outcomes = {}
+        for index in indexes:
+            item = items[index]
+            row = found.get(item.unit.receipt)
+            if row is None:
+                continue
+            outcome = known_outcome(item, row)
+            if item.revive and row["state"] == "dead":
+                self.revived.add(item.unit.receipt)
+            else:
+                outcomes[index] = outcome
+        return outcomes
 
     def again(self, item: Item, first: Item, outcome: ItemOutcome) -> ItemOutcome:
         """Answer for an item whose unit occurred earlier in the same call."""
         item.unit.check_receipt(first.unit.pipeline, first.unit.name)
         if outcome.status != "stored":
             return outcome
-        if item.fingerprint != first.fingerprint:
+        if item.fingerprint != first.fingerprint and not item.revive:
             return ItemOutcome(status="conflict")
         return ItemOutcome(status="repeat", record=outcome.record)
 
@@ -228,7 +243,20 @@ class Writing:
         return self.table.row_json(returned_row(self.table, (row[name] for name in column_names(self.table))))
 
     async def insert_receipts(self, items: Sequence[Item], outcomes: Sequence[ItemOutcome]) -> None:
-        """Insert the receipts last. Raises `RacedError` if another attempt has committed one of them."""
+        """Insert the receipts last, or revive them. Raises `RacedError` if another attempt decided one of them."""
+        results = {
+            # A row that could not be printed must not pass for none: the column takes no NULL.
+            item.unit.receipt: NO_ROW if item.row is None else outcome.record
+            for item, outcome in zip(items, outcomes, strict=True)
+        }
+        revived = sorted(self.revived & results.keys())
+        if revived:
+            count = await self.connection.execute(REVIVE, revived, [results[receipt] for receipt in revived])
+            if int(count.split()[-1]) != len(revived):
+                raise RacedError
+        items = [item for item in items if item.unit.receipt not in self.revived]
+        if not items:
+            return
         count = await self.connection.execute(
             f"""INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result)
             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u(r, p, n, f, d)
@@ -237,8 +265,7 @@ class Writing:
             [item.unit.pipeline for item in items],
             [item.unit.name for item in items],
             [item.fingerprint for item in items],
-            # A row that could not be printed must not pass for none: the column takes no NULL.
-            [NO_ROW if item.row is None else outcome.record for item, outcome in zip(items, outcomes, strict=True)],
+            [results[item.unit.receipt] for item in items],
         )
         if int(count.split()[-1]) != len(items):
             raise RacedError
@@ -277,8 +304,8 @@ WITH put AS (
     INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result)
     SELECT $1, $2::text, $3::text, $4::text, CASE WHEN {same} THEN $5::text END FROM put RETURNING receipt
 )
-SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
-UNION ALL SELECT NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - identifiers are quoted
+SELECT pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - identifiers are quoted
 
 
 @lru_cache(maxsize=256)

@@ -124,7 +124,7 @@ async def run_process(settings: Settings, options: argparse.Namespace, pipelines
             with suppress(asyncio.CancelledError):
                 await connecting
             return
-        workers = build_workers(await connecting, pipelines, stores.sink, stores.objects, stores.queue)
+        workers = build_workers(await connecting, pipelines, stores)
         log.info(
             "worker ready: pipelines %s; task queues %s, %s, %s; Temporal at %s",
             ", ".join(sorted(pipelines)),

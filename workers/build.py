@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from contracts.pipeline import Pipeline
-    from contracts.ports import ObjectStore, Sink
-    from contracts.queue import Queue
+    from stores import Stores
 
 WORKFLOWS: tuple[type, ...] = (Submit, Upload)
 
@@ -54,17 +53,15 @@ def sandbox() -> SandboxedWorkflowRunner:
 def build_workers(
     client: Client,
     pipelines: Mapping[str, Pipeline],
-    sink: Sink,
-    objects: ObjectStore,
-    queue: Queue,
+    stores: Stores,
     *,
     max_cached_workflows: int = 500,
 ) -> list[Worker]:
     """Build the workers of one process: one for workflows and requests, one for files and loads."""
-    requests = RequestActivities(pipelines, sink)
-    logs = RequestLogActivities(sink, queue)
-    files = FileActivities(pipelines, objects)
-    loads = LoadActivities(pipelines, sink, objects)
+    requests = RequestActivities(pipelines, stores.sink)
+    logs = RequestLogActivities(stores.sink, stores.queue)
+    files = FileActivities(pipelines, stores.objects)
+    loads = LoadActivities(pipelines, stores.sink, stores.objects)
     return [
         Worker(
             client,

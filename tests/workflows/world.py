@@ -34,10 +34,12 @@ from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.registry import log_pipelines
 from contracts.requests import RequestInput, RequestResult
+from stores import Stores
+from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
 from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
-from stores.routing_sink import RoutingSink, logged_elsewhere
+from stores.routing import RoutingFailureLedger, RoutingSink, logged_elsewhere
 from workers.build import build_workers
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
 from workflows.submit import Submit
@@ -122,8 +124,9 @@ class World:
     client: Client
     sink: OutageSink
     objects: MemoryObjectStore
-    log: OutageSink
     queue: MemoryQueue
+    failures: MemoryFailureLedger
+    log: OutageSink
     env: WorkflowEnvironment | None = None
 
     async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
@@ -272,13 +275,19 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
     sink, log, objects, queue = OutageSink(), OutageSink(), MemoryObjectStore(), MemoryQueue()
-    routing = RoutingSink(sink, log, logged_elsewhere(DECLARED))
+    failures, logs = MemoryFailureLedger(sink), logged_elsewhere(DECLARED)
+    stores = Stores(
+        sink=RoutingSink(sink, log, logs),
+        failures=RoutingFailureLedger(failures, MemoryFailureLedger(log), logs),
+        objects=objects,
+        queue=queue,
+    )
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
-        for worker in build_workers(Client(**config), DECLARED, routing, objects, queue, max_cached_workflows=50):
+        for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
-        yield World(client=env.client, sink=sink, objects=objects, log=log, queue=queue, env=env)
+        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, log=log, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
