@@ -16,6 +16,7 @@ from activities.files import FileActivities
 from activities.loads import LoadActivities
 from activities.request_log import RequestLogActivities
 from activities.requests import RequestActivities
+from workflows.enqueue import Enqueue
 from workflows.options import FILES, LOADS, PIPELINES
 from workflows.submit import Submit
 from workflows.upload import Upload
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from contracts.pipeline import Pipeline
     from stores import Stores
 
-WORKFLOWS: tuple[type, ...] = (Submit, Upload)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
