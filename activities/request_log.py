@@ -1,7 +1,7 @@
 """Writing a request's log entry: into the log's table, or into the queue that leads there.
 
 Guarantee: an entry arrives once, however often it is tried, because its name follows from the run and the outcome
-alone. What is known of a request that was decided is never given up: only a `pending` entry can be refused.
+alone. What is known of a request is never given up: only the intent of one whose caller waits can be refused.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class RequestLogActivities:
 
 @contextlib.contextmanager
 def judged(entry: LogEntry) -> Iterator[None]:
-    """Translate errors. What was decided has to be logged, so whatever hinders that is tried until it is mended."""
+    """Translate errors. Unless its request can be refused, an entry is tried until whatever hinders it is mended."""
     try:
         with translated():
             yield
     except ApplicationError as error:
-        if entry.row.outcome == "pending" or not error.non_retryable:
+        if entry.refusable or not error.non_retryable:
             raise
         raise ApplicationError(error.message, type=error.type) from error

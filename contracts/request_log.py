@@ -76,10 +76,11 @@ class RequestLogRow(Record):
 
 
 class LogEntry(Frozen):
-    """One row for the log of that name."""
+    """One row for the log of that name. What hinders a `refusable` one for good refuses the request, too."""
 
     log: str
     row: RequestLogRow
+    refusable: bool = False
 
 
 def log_sink(name: str) -> PostgresTable:

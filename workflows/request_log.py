@@ -31,7 +31,7 @@ async def log_intent(request: RequestInput) -> None:
     Fails with an `ApplicationError` of type `LOG_UNAVAILABLE` if the log does not answer for some seconds: a no
     now is worth more than a yes at some time.
     """
-    entry = entry_of(request, "pending")
+    entry = entry_of(request, "pending", refusable=True)
     if entry is None or is_queued(request):
         return
     try:
@@ -46,8 +46,14 @@ async def log_intent(request: RequestInput) -> None:
 async def log_intent_patiently(request: RequestInput) -> None:
     """Log that a request is about to be carried out, for a caller who was told yes already: it can only wait."""
     entry = entry_of(request, "pending")
-    if entry is not None and not is_queued(request):
+    if entry is None or is_queued(request):
+        return
+    try:
         await write(request, entry)
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            workflow.upsert_search_attributes([STATUS.value_set("cancelled")])
+        raise
 
 
 async def log_outcome(request: RequestInput, outcome: Outcome, *codes: str) -> None:
@@ -74,8 +80,7 @@ async def log_outcome(request: RequestInput, outcome: Outcome, *codes: str) -> N
 
 async def log_refusal(request: RequestInput, error: ApplicationError) -> None:
     """Log that a request ends with an error, and the codes of what was wrong with it."""
-    codes = [detail.code for detail in field_errors(error)] if error.type == REJECTED else [error.type or "Unexpected"]
-    await log_outcome(request, OUTCOMES.get(error.type or "", "failed"), *codes)
+    await log_outcome(request, OUTCOMES.get(error.type or "", "failed"), *codes_of(error))
 
 
 async def write(request: RequestInput, entry: LogEntry) -> None:
@@ -100,7 +105,9 @@ async def write(request: RequestInput, entry: LogEntry) -> None:
     workflow.set_current_details("")
 
 
-def entry_of(request: RequestInput, outcome: Outcome, codes: tuple[str, ...] = ()) -> LogEntry | None:
+def entry_of(
+    request: RequestInput, outcome: Outcome, codes: tuple[str, ...] = (), *, refusable: bool = False
+) -> LogEntry | None:
     """Build an entry for the request's log, or None if it has none."""
     if request.request_log is None:
         return None
@@ -120,7 +127,7 @@ def entry_of(request: RequestInput, outcome: Outcome, codes: tuple[str, ...] = (
         duration_ms=max(now - received, timedelta()) // MILLISECOND,
         codes=short_codes(codes),
     )
-    return LogEntry(log=request.request_log.name, row=row)
+    return LogEntry(log=request.request_log.name, row=row, refusable=refusable)
 
 
 def is_queued(request: RequestInput) -> bool:
@@ -135,3 +142,10 @@ def refused(entry: LogEntry, error: FailureError) -> ApplicationError:
     workflow.upsert_search_attributes([STATUS.value_set("failed"), ERROR_TYPE.value_set(kind)])
     told = f"the request log {entry.log} cannot be written, so nothing was stored: {cause.message}"
     return ApplicationError(told, type=kind, non_retryable=True)
+
+
+def codes_of(error: ApplicationError) -> tuple[str, ...]:
+    """Take the codes of a rejection's field errors, else the error's type."""
+    if error.type == REJECTED:
+        return tuple(detail.code for detail in field_errors(error))
+    return (error.type or "Unexpected",)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from temporalio.client import WorkflowHandle
 
+    from contracts.ports import Item, ItemOutcome
+    from contracts.table import Table
+
 FOLDER = Path(__file__).parent / "histories"
 SMALL = 64
 WAIT = LoadOptions(on_rejects="wait")
@@ -44,6 +47,56 @@ async def submit_rejected(world: World) -> list[WorkflowHandle[Any, Any]]:
 async def submit_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
     world.sink.outage = timedelta(minutes=10)
     handle = await world.submit({"number": 2, "amount": 5}, key="three")
+    await handle.result()
+    return [handle]
+
+
+async def submit_logged(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handles = [
+        await world.submit({"number": 1, "amount": 5}, key="four", pipeline="logged"),
+        await world.submit({"number": 1, "amount": -5}, key="five", pipeline="logged"),
+    ]
+    await handles[0].result()
+    await ended(handles[1])
+    return handles
+
+
+async def submit_refused_by_its_log(world: World) -> list[WorkflowHandle[Any, Any]]:
+    world.log.down = True
+    handle = await world.submit({"number": 1, "amount": 5}, key="six", pipeline="logged")
+    await ended(handle)
+    return [handle]
+
+
+async def submit_logged_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
+    write = world.sink.write
+
+    async def breaking(table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+        found = await write(table, items)
+        world.log.outage = timedelta(minutes=10)
+        return found
+
+    world.sink.write = breaking  # type: ignore[method-assign]
+    handle = await world.submit({"number": 1, "amount": 5}, key="seven", pipeline="logged")
+    await handle.result()
+    return [handle]
+
+
+async def submit_logged_though_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    assert world.env is not None
+    world.queue.down = True
+    with world.env.with_time_skipping_disabled():
+        handle = await world.submit({"number": 1, "amount": 5}, key="eight", pipeline="queued")
+    await asyncio.sleep(1.5)
+    await handle.cancel()
+    await asyncio.sleep(0.5)
+    world.queue.down = False
+    await handle.result()
+    return [handle]
+
+
+async def submit_logged_through_queue(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.submit({"number": 1, "amount": 5}, key="nine", pipeline="queued")
     await handle.result()
     return [handle]
 
@@ -136,6 +189,11 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     submit_committed,
     submit_rejected,
     submit_after_outage,
+    submit_logged,
+    submit_refused_by_its_log,
+    submit_logged_after_outage,
+    submit_logged_though_cancelled,
+    submit_logged_through_queue,
     upload_completed,
     upload_in_order,
     upload_corrected,

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import JsonValue
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from tests.workflows.world import OutageSink, World
 
 VALUE = 987654321
-GOOD = {"number": 1, "amount": VALUE}
-BAD = {"number": 1, "amount": -VALUE}
+GOOD: dict[str, JsonValue] = {"number": 1, "amount": VALUE}
+BAD: dict[str, JsonValue] = {"number": 1, "amount": -VALUE}
 QUEUED = DECLARED["queued_log"]
 
 

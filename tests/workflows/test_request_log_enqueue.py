@@ -1,0 +1,111 @@
+"""Request logs of accepted requests: they wait for their log, and their dead letters are logged, too."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import JsonValue
+from temporalio.client import WorkflowFailureError
+
+from activities.validate import fingerprint
+from contracts.dead_letters import DiscardDeadLetter, EnqueueInput, RetryDeadLetter
+from contracts.requests import RequestInput
+from tests.workflows.test_request_log import BAD, GOOD, consume, outcomes, watch_writes
+from tests.workflows.world import DECLARED, attributes
+from workflows.enqueue import Enqueue
+from workflows.options import PIPELINES
+
+if TYPE_CHECKING:
+    from temporalio.client import WorkflowHandle
+
+    from tests.workflows.world import World
+
+
+async def enqueue(world: World, record: dict[str, JsonValue], pipeline: str = "logged") -> WorkflowHandle[Enqueue, Any]:
+    assert world.env is not None
+    request = RequestInput(
+        pipeline=pipeline,
+        key="k",
+        fingerprint=fingerprint(record),
+        record=record,
+        who="alice",
+        request_log=DECLARED[pipeline].request_log,
+    )
+    with world.env.with_time_skipping_disabled():
+        return await world.client.start_workflow(
+            Enqueue.run,
+            EnqueueInput(request=request),
+            id=f"request/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "enqueue", "accepted"),
+        )
+
+
+async def logged(world: World, outcome: str, log: str = "direct_log") -> None:
+    async with asyncio.timeout(30):
+        while outcome not in {known for _, known in outcomes(world, log)}:
+            await asyncio.sleep(0.05)
+
+
+async def test_an_accepted_request_waits_for_a_log_that_is_down_and_is_never_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.log.down = True
+    seen = watch_writes(world, monkeypatch)
+    handle = await enqueue(world, GOOD)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(handle.result(), 1.5)
+    assert world.numbers() == []
+    world.log.down = False
+    assert (await asyncio.wait_for(handle.result(), 30)).record == GOOD
+    assert seen == ["log", "sink", "log"]
+    assert outcomes(world) == [("k", "pending"), ("k", "committed")]
+    assert [row["pattern"] for row in world.log.rows("direct_log")] == ["enqueue", "enqueue"]
+
+
+async def test_a_log_of_another_shape_delays_an_accepted_request_until_it_is_mended(world: World) -> None:
+    await world.log.prepare(DECLARED["orders"].table)
+    wrong = world.log.tables["public", "direct_log"] = world.log.tables["public", "orders"]
+    handle = await enqueue(world, GOOD)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(handle.result(), 1.5)
+    assert world.log.tables.pop(("public", "direct_log")) is wrong
+    assert (await asyncio.wait_for(handle.result(), 30)).record == GOOD
+
+
+async def test_a_dead_letter_is_logged_and_so_is_what_becomes_of_it(world: World) -> None:
+    handle = await enqueue(world, BAD)
+    await logged(world, "dead")
+    await handle.execute_update(Enqueue.retry, RetryDeadLetter(record=GOOD))
+    assert (await asyncio.wait_for(handle.result(), 30)).record == GOOD
+    assert outcomes(world) == [("k", "pending"), ("k", "dead"), ("k", "committed")]
+    assert list(world.log.rows("direct_log")[1]["codes"]) == ["greater_than_equal"]
+
+
+async def test_a_discard_is_logged(world: World) -> None:
+    handle = await enqueue(world, BAD, "queued")
+    async with asyncio.timeout(30):
+        while (await world.queue.depth(DECLARED["queued_log"].work_queue)).waiting == 0:
+            await asyncio.sleep(0.05)
+    await handle.execute_update(Enqueue.discard, DiscardDeadLetter(reason="a test"))
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+    assert await consume(world) == 2
+    assert outcomes(world, "queued_log") == [("k", "dead"), ("k", "discarded")]
+
+
+async def test_a_dead_letter_that_is_cancelled_while_it_is_logged_ends_as_cancelled(world: World) -> None:
+    world.queue.down = True
+    handle = await enqueue(world, BAD, "queued")
+    await asyncio.sleep(1.5)
+    await handle.cancel()
+    await asyncio.sleep(0.5)
+    world.queue.down = False
+    with pytest.raises(WorkflowFailureError):
+        await asyncio.wait_for(handle.result(), 60)
+    assert await consume(world) == 2
+    assert outcomes(world, "queued_log") == [("k", "dead"), ("k", "cancelled")]
+    assert world.numbers() == []
