@@ -227,8 +227,12 @@ class Parking(Protocol):
         """List the tickets of parked dead letters, a page at a time, as far as visibility has heard of them."""
         ...
 
-    async def retry(self, ticket: str) -> RetryOutcome:
-        """Ask one dead letter to be tried again, and wait for what came of it."""
+    async def retry(self, ticket: str, name: str = "") -> RetryOutcome:
+        """Ask one dead letter to be tried again, and wait for what came of it.
+
+        Whoever asks again under the same `name` gets the outcome of that try. If it is parked no more, because someone
+        else settled it, it counts as `stored`.
+        """
         ...
 
 

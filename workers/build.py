@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerTuner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.dead_letters import DeadLetterActivities
 from activities.files import FileActivities
 from activities.loads import LoadActivities
+from activities.redrives import RedriveActivities
 from activities.request_log import RequestLogActivities
 from activities.requests import RequestActivities
+from workers.parking import TemporalParking
+from workflows.dead_letter import DeadLetter
 from workflows.enqueue import Enqueue
 from workflows.options import FILES, LOADS, PIPELINES
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -29,7 +34,7 @@ if TYPE_CHECKING:
     from contracts.pipeline import Pipeline
     from stores import Stores
 
-WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload, DeadLetter, Redrive)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
@@ -63,12 +68,24 @@ def build_workers(
     logs = RequestLogActivities(stores.sink, stores.queue)
     files = FileActivities(pipelines, stores.objects)
     loads = LoadActivities(pipelines, stores.sink, stores.objects)
+    letters = DeadLetterActivities(pipelines, stores.sink, stores.failures, stores.objects)
+    redrives = RedriveActivities(TemporalParking(client))
     return [
         Worker(
             client,
             task_queue=PIPELINES,
             workflows=WORKFLOWS,
-            activities=[requests.store_record, logs.write_log_entry, logs.send_log_entry, files.remove_objects],
+            activities=[
+                requests.store_record,
+                logs.write_log_entry,
+                logs.send_log_entry,
+                files.remove_objects,
+                letters.store_letter,
+                letters.give_up_letter,
+                redrives.count_letters,
+                redrives.find_letters,
+                redrives.retry_letters,
+            ],
             workflow_runner=sandbox(),
             tuner=WorkerTuner.create_fixed(
                 workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS

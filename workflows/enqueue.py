@@ -35,6 +35,8 @@ class Enqueue(Parked):
     `Conflict` if its key was used with another payload before, longer ago than Temporal remembers; both are benign.
     """
 
+    stored_status = "committed"
+
     @workflow.init
     def __init__(self, accepted: EnqueueInput) -> None:
         self.request = accepted.request
@@ -64,7 +66,8 @@ class Enqueue(Parked):
             raise ApplicationError(
                 message, type=DISCARDED, non_retryable=True, category=ApplicationErrorCategory.BENIGN
             )
-        workflow.upsert_search_attributes([STATUS.value_set("committed")])
+        if self.end is None:
+            workflow.upsert_search_attributes([STATUS.value_set(self.stored_status)])
         await log_outcome(self.request, "committed")
         return result
 

@@ -98,6 +98,17 @@ LOG_AT_ONCE = STORE_AT_ONCE
 
 LOG_PATIENTLY = STORE_PATIENTLY
 """The same as a regular activity, without limit: what was decided is in the log before the run ends."""
+GIVE_UP = Step(
+    start_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Note in the application database that a record was given up."""
+
+FIND_LETTERS = Step(
+    start_to_close_timeout=timedelta(minutes=1),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask Temporal for a page of dead letters, or for their number."""
 
 HEARTBEAT = timedelta(seconds=15)
 """How long a killed worker's step stays unnoticed; steps report more often by themselves."""
@@ -120,6 +131,14 @@ LOAD_CHUNK = Step(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 """Load or check one chunk."""
+
+RETRY_LETTERS = Step(
+    # A try waits for a sink that is away, and this step with it; begun anew, it finds the same tries.
+    start_to_close_timeout=timedelta(hours=12),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask some dead letters to try again, and wait for what comes of it."""
 
 CLEAR_UP = Step(
     start_to_close_timeout=timedelta(seconds=10),

@@ -58,6 +58,7 @@ class Parked(abc.ABC):
     It has no `run`: whoever inherits it calls `park` when a try failed for good, and then `settle`.
     """
 
+    stored_status = "stored"
     pipeline: str
     breakdown: Breakdown | None = None
     tries_per_run: int = TRIES_PER_RUN
@@ -147,7 +148,7 @@ class Parked(abc.ABC):
         """Note how it was settled."""
         self.end = end
         if end == "stored":
-            workflow.upsert_search_attributes([STATUS.value_set(end), ERROR_TYPE.value_unset()])
+            workflow.upsert_search_attributes([STATUS.value_set(self.stored_status), ERROR_TYPE.value_unset()])
         else:
             workflow.upsert_search_attributes([STATUS.value_set(end)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.client import Interceptor as ClientInterceptor
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -30,8 +31,10 @@ from temporalio.worker import (
 
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record, RequestLog
+from contracts.dead_letters import TRIES_PER_RUN, Breakdown, DeadLetterInput, DeadLetterState, EnqueueInput
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
+from contracts.ports import Burial
 from contracts.registry import log_pipelines
 from contracts.requests import RequestInput, RequestResult
 from stores import Stores
@@ -41,7 +44,10 @@ from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
 from stores.routing import RoutingFailureLedger, RoutingSink, logged_elsewhere
 from workers.build import build_workers
+from workers.parking import TemporalParking
+from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
+from workflows.parking import Parked
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -55,11 +61,22 @@ if TYPE_CHECKING:
     from contracts.table import Table
 
 
+BROKEN: set[int] = set()
+"""Numbers of orders that the process of `fragile_orders` fails on, until they are taken out."""
+
+
 class Order(Record):
     """One order; the amount may not be negative, so that a row can be wrong."""
 
     number: int
     amount: Annotated[int, Field(ge=0)]
+
+
+def process(order: Order) -> Order:
+    """Fail where a test wants it."""
+    if order.number in BROKEN:
+        raise KeyError(order.number)
+    return order
 
 
 # `orders` appends: a row that is written twice shows.
@@ -74,6 +91,9 @@ DECLARED = {
             name="unique_orders",
             record=Order,
             sink=PostgresTable("unique_orders", key=("number",), on_conflict="reject"),
+        ),
+        Pipeline(
+            name="fragile_orders", record=Order, process=process, sink=PostgresTable("fragile_orders", key=("number",))
         ),
     )
 }
@@ -185,6 +205,48 @@ class World:
             search_attributes=attributes(pipeline, "submit", "accepted"),
         )
 
+    async def enqueue(
+        self,
+        record: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        pipeline: str = "fragile_orders",
+        tries_per_run: int = TRIES_PER_RUN,
+    ) -> WorkflowHandle[Enqueue, RequestResult]:
+        """Start an accepted request."""
+        key = key or uuid.uuid4().hex
+        request = RequestInput(
+            pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record), who="tester"
+        )
+        return await self.client.start_workflow(
+            Enqueue.run,
+            EnqueueInput(request=request, tries_per_run=tries_per_run),
+            id=f"request/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "enqueue", "accepted"),
+        )
+
+    async def bury(self, number: int, body: bytes | None = None, **changes: Any) -> DeadLetterInput:
+        """Let an order of a queue die, and park it."""
+        body = json.dumps({"number": number, "amount": 5}).encode() if body is None else body
+        now = datetime.now(UTC)
+        letter = DeadLetterInput(
+            pipeline="fragile_orders",
+            queue="fragile",
+            item=f"item {number}",
+            unit=f"queue/fragile/{uuid.uuid4().hex}",
+            fingerprint=hashlib.sha256(body).hexdigest(),
+            body=base64.b64encode(body),
+            sent=now,
+            breakdown=Breakdown(
+                error_type="KeyError", message="it failed", attempts=5, first_failure=now, last_failure=now
+            ),
+        ).model_copy(update=changes)
+        [state] = await self.failures.bury([Burial(letter.work, letter.fingerprint, "{}")])
+        assert state == "dead"
+        await TemporalParking(self.client).park(letter)
+        return letter
+
     async def resume(self, handle: WorkflowHandle[Upload, LoadSummary], text: str | None = None) -> LoadSummary:
         """Decide on a waiting load."""
         corrected = None if text is None else await self.store(text, "corrected.csv")
@@ -287,6 +349,7 @@ async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
         config["interceptors"] = [*config["interceptors"], RareTries()]
         for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
+        BROKEN.clear()
         yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, log=log, env=env)
 
 
@@ -298,4 +361,16 @@ async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> Loa
         if summary.status == status:
             return summary
         assert datetime.now(UTC) < deadline, f"{summary.status} is not {status}: {json.dumps(summary.model_dump())}"
+        await asyncio.sleep(0.05)
+
+
+async def parked(handle: WorkflowHandle[Any, Any], attempts: int = 1) -> DeadLetterState:
+    """Wait until something is a dead letter after so many tries."""
+    deadline = datetime.now(UTC) + timedelta(seconds=30)
+    while True:
+        with contextlib.suppress(WorkflowQueryFailedError):
+            state = await handle.query(Parked.dead_letter)
+            if state.status == "parked" and state.breakdown.attempts >= attempts:
+                return state
+        assert datetime.now(UTC) < deadline, f"{handle.id} is not parked"
         await asyncio.sleep(0.05)
