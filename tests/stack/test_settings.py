@@ -55,3 +55,10 @@ def test_addresses_and_repr_hold_no_secret(tmp_path: Path) -> None:
         "nats": "127.0.0.1:4222",
     }
     assert "hidden" not in repr(settings)
+
+
+def test_the_database_of_the_request_logs_is_named_without_its_password_if_there_is_one(tmp_path: Path) -> None:
+    assert "request log" not in load_settings({}, tmp_path).addresses
+    settings = load_settings({"REQUEST_LOG_DATABASE_URL": "postgresql://me:secret@logs:5433/requests"}, tmp_path)
+    assert settings.addresses["request log"] == "logs:5433"
+    assert "secret" not in repr(settings)

@@ -1,0 +1,180 @@
+"""Request logs in a database of their own, which is lost at every moment that matters."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import pytest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from contracts.queue import WorkQueue
+from stores import connect_queue
+from stores.settings import load_settings
+from tests.acceptance.conftest import LOG_DATABASE, LOG_ROLE, Starter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from contracts.queue import Delivery
+
+SECRET_TEXT = "a-text-that-no-log-may-hold"
+QUEUE = WorkQueue("queued_requests")
+
+
+def note(number: int, text: str = SECRET_TEXT) -> str:
+    return json.dumps({"id": number, "text": text})
+
+
+def log_rows(starter: Starter, key: str, table: str = "note_requests") -> list[tuple[Any, ...]]:
+    return starter.select(f"SELECT outcome, codes FROM {table} WHERE key = '{key}' ORDER BY at", LOG_DATABASE)
+
+
+def count(starter: Starter, table: str, number: int) -> int:
+    return int(starter.select(f"SELECT count(*) FROM {table} WHERE id = {number}")[0][0])
+
+
+def lose_log(starter: Starter) -> None:
+    """Let nobody enter as the log's role, and end its sessions: what a worker sees of a server that is gone."""
+    starter.select(f"ALTER ROLE {LOG_ROLE} NOLOGIN")
+    starter.select(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{LOG_ROLE}'")
+
+
+def find_log(starter: Starter) -> None:
+    starter.select(f"ALTER ROLE {LOG_ROLE} LOGIN")
+
+
+@contextlib.contextmanager
+def no_log(starter: Starter) -> Iterator[None]:
+    lose_log(starter)
+    try:
+        yield
+    finally:
+        find_log(starter)
+
+
+def within(seconds: float, starter: Starter, key: str, outcome: str) -> None:
+    end = time.monotonic() + seconds
+    while outcome not in {row[0] for row in log_rows(starter, key)}:
+        assert time.monotonic() < end, log_rows(starter, key)
+        time.sleep(0.02)
+
+
+def test_intent_and_outcome_are_in_the_logs_database_with_their_receipts(starter: Starter) -> None:
+    key = uuid.uuid4().hex
+    ran = starter("submit", "logged_notes", note(1), "--key", key)
+    assert ran.exit == 0, ran
+    assert [row[0] for row in log_rows(starter, key)] == ["pending", "committed"]
+    columns = "pipeline, pattern, ticket, duration_ms BETWEEN 0 AND 30000, received <= at"
+    [row] = starter.select(
+        f"SELECT {columns} FROM note_requests WHERE key = '{key}' AND outcome = 'committed'", LOG_DATABASE
+    )
+    assert row == ("logged_notes", "submit", ran.json["ticket"], True, True)
+    receipts = "SELECT count(*) FROM pipeline_receipts WHERE pipeline = 'note_requests'"
+    assert starter.select(receipts) == [(0,)]
+    assert starter.select(receipts, LOG_DATABASE)[0][0] >= 2
+    assert starter.select("SELECT to_regclass('note_requests')") == [(None,)]
+    assert starter.select("SELECT to_regclass('logged_notes')", LOG_DATABASE) == [(None,)]
+
+
+def test_what_a_worker_rejects_is_logged_with_its_code(starter: Starter) -> None:
+    key = uuid.uuid4().hex
+    assert starter("submit", "logged_notes", note(2, "broken"), "--key", key).exit == 3
+    assert log_rows(starter, key) == [("pending", "[]"), ("rejected", '["process_error"]')]
+
+
+def test_a_direct_log_that_is_down_refuses_names_itself_and_stores_nothing(starter: Starter) -> None:
+    key = uuid.uuid4().hex
+    with no_log(starter):
+        ran = starter("submit", "logged_notes", note(3), "--key", key)
+        assert ran.exit == 5, ran
+        assert ran.json["status"] == "failed"
+        [error] = ran.json["errors"]
+        assert error["code"] == "RequestLogUnavailable"
+        assert "request log note_requests" in error["message"]
+        address = urlsplit(starter.environ["REQUEST_LOG_DATABASE_URL"])
+        assert f"{address.hostname}:{address.port}" in error["message"]
+        assert count(starter, "logged_notes", 3) == 0
+        # Pipelines without a log never notice.
+        assert starter("submit", "notes", note(3)).exit == 0
+    assert starter("submit", "logged_notes", note(3), "--key", key).exit == 0
+    assert count(starter, "logged_notes", 3) == 1
+    assert [row[0] for row in log_rows(starter, key)] == ["pending", "committed"]
+
+
+def test_a_log_that_is_lost_between_intent_and_outcome_delays_the_yes(starter: Starter) -> None:
+    key = uuid.uuid4().hex
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(starter, "submit", "logged_notes", note(4, "slow"), "--key", key, "--deadline", "4")
+        within(20, starter, key, "pending")
+        with no_log(starter):
+            ran = running.result()
+            assert ran.exit == 6, ran
+            assert count(starter, "logged_notes", 4) == 1
+            assert [row[0] for row in log_rows(starter, key)] == ["pending"]
+    watched = starter("status", ran.json["ticket"], "--watch")
+    assert (watched.exit, watched.json["status"]) == (0, "completed")
+    assert [row[0] for row in log_rows(starter, key)] == ["pending", "committed"]
+    assert count(starter, "logged_notes", 4) == 1
+
+
+async def take(starter: Starter) -> list[Delivery]:
+    """Take everything out of the log's queue."""
+    taken: list[Delivery] = []
+    async with connect_queue(load_settings(starter.environ)) as queue:
+        while found := await queue.fetch(QUEUE, 100, timedelta(seconds=1)):
+            await queue.acknowledge(QUEUE, found)
+            taken += found
+    return taken
+
+
+def test_behind_a_queue_a_log_that_is_down_delays_nothing_and_gets_each_entry_once(starter: Starter) -> None:
+    keys = [uuid.uuid4().hex for _ in range(3)]
+    with no_log(starter):
+        for number, key in enumerate(keys):
+            ran = starter("submit", "queued_notes", note(100 + number), "--key", key)
+            assert ran.exit == 0, ran
+            assert starter("submit", "queued_notes", note(100 + number), "--key", key).json["repeat"]
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(lambda: asyncio.run(take(starter))).result()
+    entries = [json.loads(delivery.body) for delivery in taken]
+    assert sorted(entry["key"] for entry in entries) == sorted(keys)
+    assert {entry["outcome"] for entry in entries} == {"committed"}
+    assert len({delivery.id for delivery in taken}) == 3
+
+
+def test_the_implicit_pipeline_is_declared_like_any_other(starter_alone: Starter) -> None:
+    found = {item["name"]: item for item in starter_alone("pipelines").json["pipelines"]}
+    assert found["queued_requests"]["table"] == "public.queued_requests"
+    assert "note_requests" not in found
+
+
+@pytest.mark.parametrize("pipeline", ["logged_notes", "queued_notes"])
+async def test_no_secret_is_in_a_history_and_no_value_in_a_log(starter: Starter, pipeline: str) -> None:
+    with no_log(starter):
+        refused = await asyncio.to_thread(starter, "submit", pipeline, note(200))
+    await asyncio.to_thread(starter, "submit", pipeline, note(201))
+    assert refused.json["ticket"]
+    passwords = [urlsplit(starter.environ[name]).password for name in ("DATABASE_URL", "REQUEST_LOG_DATABASE_URL")]
+    client = await Client.connect(starter.environ["TEMPORAL_ADDRESS"], data_converter=pydantic_data_converter)
+    seen = 0
+    async for run in client.list_workflows(f"Pipeline = '{pipeline}'"):
+        history = await client.get_workflow_handle(run.id, run_id=run.run_id).fetch_history()
+        raw = b"".join(event.SerializeToString() for event in history.events)
+        for password in passwords:
+            assert password
+            assert password.encode() not in raw
+        assert LOG_ROLE.encode() + b":" not in raw
+        seen += 1
+    assert seen
+    rows = starter.select("SELECT to_jsonb(r)::text FROM note_requests AS r", LOG_DATABASE)
+    assert rows
+    assert SECRET_TEXT not in str(rows)
