@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         return {
             "temporal": self.temporal_address,
             "postgres": _host_port(self.database_url.get_secret_value(), 5432),
-            **({"request log": _host_port(log_url, 5432)} if log_url else {}),
+            **({"request_log": _host_port(log_url, 5432)} if log_url else {}),
             "objects": _host_port(self.s3_endpoint_url, 443 if self.s3_endpoint_url.startswith("https") else 80),
             "nats": _host_port(self.nats_url, 4222),
         }

@@ -155,6 +155,9 @@ def test_the_implicit_pipeline_is_declared_like_any_other(starter_alone: Starter
     found = {item["name"]: item for item in starter_alone("pipelines").json["pipelines"]}
     assert found["queued_requests"]["table"] == "public.queued_requests"
     assert "note_requests" not in found
+    assert found["logged_notes"]["request_log"] == {"name": "note_requests", "through": "direct"}
+    assert found["notes"]["request_log"] is None
+    assert "requests are logged in queued_requests, through a queue" in starter_alone("pipelines", plain=True).out
 
 
 @pytest.mark.parametrize("pipeline", ["logged_notes", "queued_notes"])
