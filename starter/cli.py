@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import declared, demo, stack, submit, tickets, upload
+from starter.commands import declared, demo, send, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -55,6 +55,7 @@ app.command()(demo.demo)
 app.command()(declared.pipelines)
 app.command()(submit.submit)
 app.command()(upload.upload)
+app.command()(send.send)
 app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)
