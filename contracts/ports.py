@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NO_ROW = "null"
 """The `result` of a receipt whose item had no row: the JSON document that no row prints as."""
 
+NO_RECORD = ""
+"""The `result` of a receipt whose item was written by a caller that needs no record."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -118,8 +121,11 @@ class Sink(Protocol):
         """Create the table if it is absent. Raises `TableMismatchError` with every difference if it differs."""
         ...
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction; one outcome per item, in order.
+
+        A caller that needs no `record`, neither now nor when it repeats a unit, says so: `records=False` is several
+        times as fast. The receipts keep `NO_RECORD` then.
 
         All accepted items and their receipts commit together. A unit that has a receipt is a `repeat` or a
         `conflict`, never `refused`, whoever committed it and however late. Raises `ReceiptMismatchError`.

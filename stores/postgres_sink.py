@@ -19,6 +19,7 @@ from stores.postgres_errors import address_of, is_stale, translated
 from stores.postgres_load import Loading
 from stores.postgres_tables import RECEIPTS, ensure_table
 from stores.postgres_write import write_many, write_one
+from stores.postgres_window import write_window
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
@@ -149,16 +150,20 @@ class PostgresSink:
             unit=found["unit"], result=found["result"], fingerprint=found["fingerprint"], state=found["state"]
         )
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction; one outcome per item, in order."""
         if not items:
             return []
         async with self.connection(table) as connection:
-            if len(items) == 1 and self.receipts and not items[0].revive:
+            if not records and self.receipts:
+                outcomes = await write_window(connection, table, items)
+                if outcomes is not None:
+                    return outcomes
+            elif len(items) == 1 and self.receipts and not items[0].revive:
                 outcome = await write_one(connection, table, items[0])
                 if outcome is not None:
                     return [outcome]
-            return await write_many(connection, table, items, receipts=self.receipts)
+            return await write_many(connection, table, items, receipts=self.receipts, records=records)
 
     async def load(
         self,

@@ -7,13 +7,14 @@ stopped worker holds a lock.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from contracts.errors import TransientError
-from contracts.ports import NO_ROW, ItemOutcome
+from contracts.ports import NO_RECORD, NO_ROW, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
 from stores.postgres_errors import row_fault
 from stores.postgres_tables import RECEIPTS, column_names, listed, quoted, table_name
@@ -73,7 +74,7 @@ async def write_one(connection: Connection, table: Table, item: Item) -> ItemOut
 
 
 async def write_many(
-    connection: Connection, table: Table, items: Sequence[Item], *, receipts: bool
+    connection: Connection, table: Table, items: Sequence[Item], *, receipts: bool, records: bool
 ) -> list[ItemOutcome]:
     """Write rows in one transaction; one outcome for each, in order."""
     for _ in range(ATTEMPTS):
@@ -81,7 +82,7 @@ async def write_many(
             async with connection.transaction():
                 # What a deferred constraint thinks of a row has to be known while the row can still be told.
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                return await Writing(connection, table, receipts=receipts).run(items)
+                return await Writing(connection, table, receipts=receipts, records=records).run(items)
         except (RacedError, asyncpg.DeadlockDetectedError):
             continue
     message = "other attempts at the same units keep committing; try again"
@@ -96,14 +97,15 @@ def known_outcome(item: Item, found: asyncpg.Record) -> ItemOutcome:
         return ItemOutcome(status="conflict")
     if found["state"] != "stored":
         return ItemOutcome(status="dead")
-    return ItemOutcome(status="repeat", record=None if found["result"] == NO_ROW else found["result"])
+    return ItemOutcome(status="repeat", record=None if found["result"] in {NO_ROW, NO_RECORD} else found["result"])
 
 
 class Writing:
     """The items of one call to `write`, inside its transaction."""
 
-    def __init__(self, connection: Connection, table: Table, *, receipts: bool) -> None:
+    def __init__(self, connection: Connection, table: Table, *, receipts: bool, records: bool) -> None:
         """Work on a connection that is in a transaction."""
+        self.records = records
         self.connection = connection
         self.table = table
         self.receipts = receipts
@@ -151,6 +153,8 @@ class Writing:
             if row is None:
                 continue
             outcome = known_outcome(item, row)
+            if not self.records:
+                outcome = dataclasses.replace(outcome, record=None)
             if item.revive and row["state"] == "dead":
                 self.revived.add(item.unit.receipt)
             else:
@@ -226,8 +230,11 @@ class Writing:
             kept = {missing[row["__ordinal__"] - 1]: self.record(row) for row in found}
         outcomes = []
         for index, receipt in enumerate(receipts):
-            record = records.get(receipt) or kept.get(index)
-            outcomes.append(ItemOutcome(status="stored", record=record) if record else self.not_stored())
+            record = records[receipt] if receipt in records else kept.get(index)
+            if record is None:
+                outcomes.append(self.not_stored())
+            else:
+                outcomes.append(ItemOutcome(status="stored", record=record if self.records else None))
         return outcomes
 
     def not_stored(self) -> ItemOutcome:
@@ -239,14 +246,16 @@ class Writing:
         return ItemOutcome(status="refused", code="duplicate_key", message=message, column=column)
 
     def record(self, row: asyncpg.Record) -> str:
-        """Print a row that came back from the table."""
+        """Print a row that came back from the table, if anybody wants it."""
+        if not self.records:
+            return NO_RECORD
         return self.table.row_json(returned_row(self.table, (row[name] for name in column_names(self.table))))
 
     async def insert_receipts(self, items: Sequence[Item], outcomes: Sequence[ItemOutcome]) -> None:
         """Insert the receipts last, or revive them. Raises `RacedError` if another attempt decided one of them."""
         results = {
             # A row that could not be printed must not pass for none: the column takes no NULL.
-            item.unit.receipt: NO_ROW if item.row is None else outcome.record
+            item.unit.receipt: NO_RECORD if not self.records else NO_ROW if item.row is None else outcome.record
             for item, outcome in zip(items, outcomes, strict=True)
         }
         revived = sorted(self.revived & results.keys())

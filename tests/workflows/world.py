@@ -126,10 +126,10 @@ class OutageSink(MemorySink):
             self.check()
         await super().prepare(table)
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """As the sink, unless it is down."""
         self.check()
-        return await super().write(table, items)
+        return await super().write(table, items, records=records)
 
     async def load(self, *args: Any, **kwargs: Any) -> Settled:
         """As the sink, unless it is down."""
