@@ -47,7 +47,7 @@ class RequestLogActivities:
             await self.sink.prepare(table)
             # A try that is repeated measured another duration, and is the same entry all the same.
             item = Item(unit=Unit.alone(entry.log, row.entry), fingerprint=row.entry, row=table.row_of(row))
-            [outcome] = await self.sink.write(table, [item])
+            [outcome] = await self.sink.write(table, [item], records=False)
             if outcome.status == "refused":
                 message = f"request log {entry.log}: {outcome.message}"
                 raise EntryRefusedError(message)

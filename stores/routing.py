@@ -57,9 +57,9 @@ class RoutingSink:
         """Create the table in its database if it is absent. Raises `TableMismatchError`."""
         await self.of_table(table).prepare(table)
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction of the table's database."""
-        return await self.of_table(table).write(table, items)
+        return await self.of_table(table).write(table, items, records=records)
 
     async def load(
         self,

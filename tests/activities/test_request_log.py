@@ -47,7 +47,7 @@ def entry(outcome: Outcome = "committed", duration_ms: int = 5, *, refusable: bo
 class RefusingSink(MemorySink):
     """A table with a constraint that no entry satisfies."""
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:  # noqa: ARG002  - the port's
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:  # noqa: ARG002  - the port's
         return [ItemOutcome(status="refused", code="sink_refused", message="violates check constraint") for _ in items]
 
 

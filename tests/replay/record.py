@@ -71,8 +71,8 @@ async def submit_refused_by_its_log(world: World) -> list[WorkflowHandle[Any, An
 async def submit_logged_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
     write = world.sink.write
 
-    async def breaking(table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
-        found = await write(table, items)
+    async def breaking(table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
+        found = await write(table, items, records=records)
         world.log.outage = timedelta(minutes=10)
         return found
 

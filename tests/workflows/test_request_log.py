@@ -47,8 +47,8 @@ def watch_writes(world: World, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def watch(sink: OutageSink, name: str) -> None:
         write = sink.write
 
-        async def noting(table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
-            found = await write(table, items)
+        async def noting(table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
+            found = await write(table, items, records=records)
             seen.append(name)
             return found
 
@@ -63,8 +63,8 @@ def break_log_after_the_record(world: World, monkeypatch: pytest.MonkeyPatch, **
     """Let the log go down in the moment that a record is committed."""
     write = world.sink.write
 
-    async def breaking(table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
-        found = await write(table, items)
+    async def breaking(table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
+        found = await write(table, items, records=records)
         for name, value in outage.items():
             setattr(world.log, name, value)
         return found
@@ -175,14 +175,14 @@ async def test_a_rejection_waits_for_its_log_too(world: World, monkeypatch: pyte
     seen: list[str] = []
     write = world.log.write
 
-    async def only_intents_at_first(table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def only_intents_at_first(table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         row = items[0].row
         assert row is not None
         seen.append(row[1])
         if row[1] != "pending" and seen.count(row[1]) < 6:
             service, reason = "postgres", "connection refused"
             raise UnavailableError(service, "memory", reason)
-        return await write(table, items)
+        return await write(table, items, records=records)
 
     monkeypatch.setattr(world.log, "write", only_intents_at_first)
     assert (await failure_of(await world.submit(BAD, key="k", pipeline="logged"))).type == REJECTED
