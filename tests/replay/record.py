@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
+from contracts.dead_letters import DiscardDeadLetter
 from contracts.loads import LoadOptions, RejectLimit
-from tests.workflows.world import World, open_world, orders, start_environment, until
+from tests.workflows.world import DECLARED, World, open_world, orders, start_environment, until
+from workflows.enqueue import Enqueue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -99,6 +101,19 @@ async def submit_logged_through_queue(world: World) -> list[WorkflowHandle[Any, 
     handle = await world.submit({"number": 1, "amount": 5}, key="nine", pipeline="queued")
     await handle.result()
     return [handle]
+
+
+async def enqueue_logged(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handles = [
+        await world.enqueue({"number": 1, "amount": 5}, key="ten", pipeline="logged"),
+        await world.enqueue({"number": 1, "amount": -5}, key="eleven", pipeline="queued"),
+    ]
+    await handles[0].result()
+    while not (await world.queue.fetch(DECLARED["queued_log"].work_queue, 1, timedelta(seconds=1))):
+        pass
+    await handles[1].execute_update(Enqueue.discard, DiscardDeadLetter(reason="recorded"))
+    await ended(handles[1])
+    return [*handles]
 
 
 async def upload_completed(world: World) -> list[WorkflowHandle[Any, Any]]:
@@ -194,6 +209,7 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     submit_logged_after_outage,
     submit_logged_though_cancelled,
     submit_logged_through_queue,
+    enqueue_logged,
     upload_completed,
     upload_in_order,
     upload_corrected,

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import JsonValue
 from temporalio.client import WorkflowFailureError
 
-from activities.validate import fingerprint
-from contracts.dead_letters import DiscardDeadLetter, EnqueueInput, RetryDeadLetter
-from contracts.requests import RequestInput
+from contracts.dead_letters import DiscardDeadLetter, RetryDeadLetter
 from tests.workflows.test_request_log import BAD, GOOD, consume, outcomes, watch_writes
-from tests.workflows.world import DECLARED, attributes
+from tests.workflows.world import DECLARED
 from workflows.enqueue import Enqueue
-from workflows.options import PIPELINES
 
 if TYPE_CHECKING:
     from temporalio.client import WorkflowHandle
 
+    from contracts.requests import RequestResult
     from tests.workflows.world import World
 
 
-async def enqueue(world: World, record: dict[str, JsonValue], pipeline: str = "logged") -> WorkflowHandle[Enqueue, Any]:
+async def enqueue(
+    world: World, record: dict[str, JsonValue], pipeline: str = "logged"
+) -> WorkflowHandle[Enqueue, RequestResult]:
     assert world.env is not None
-    request = RequestInput(
-        pipeline=pipeline,
-        key="k",
-        fingerprint=fingerprint(record),
-        record=record,
-        who="alice",
-        request_log=DECLARED[pipeline].request_log,
-    )
     with world.env.with_time_skipping_disabled():
-        return await world.client.start_workflow(
-            Enqueue.run,
-            EnqueueInput(request=request),
-            id=f"request/{pipeline}/{uuid.uuid4().hex}",
-            task_queue=PIPELINES,
-            search_attributes=attributes(pipeline, "enqueue", "accepted"),
-        )
+        return await world.enqueue(record, key="k", pipeline=pipeline)
 
 
 async def until_logged(world: World, outcome: str) -> None:

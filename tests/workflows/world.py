@@ -216,7 +216,12 @@ class World:
         """Start an accepted request."""
         key = key or uuid.uuid4().hex
         request = RequestInput(
-            pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record), who="tester"
+            pipeline=pipeline,
+            key=key,
+            fingerprint=fingerprint(dict(record)),
+            record=dict(record),
+            who="tester",
+            request_log=DECLARED[pipeline].request_log if pipeline in DECLARED else None,
         )
         return await self.client.start_workflow(
             Enqueue.run,
