@@ -43,8 +43,14 @@ class RedriveActivities:
         """Ask dead letters to try again, all at once, and wait for every outcome."""
         with translated():
             async with pulse():
-                outcomes = await asyncio.gather(*(self.parking.retry(ticket, asked.name) for ticket in asked.tickets))
-        stored = sum(outcome.status == "stored" for outcome in outcomes)
+                tries = [self.parking.retry(ticket, asked.name) for ticket in asked.tickets]
+                outcomes = await asyncio.gather(*tries, return_exceptions=True)
+            stored = 0
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    # The step is begun anew, and finds the tries that were made.
+                    raise outcome
+                stored += outcome.status == "stored"
         return RetryCounts(stored=stored, failed=len(outcomes) - stored)
 
 

@@ -146,7 +146,10 @@ class RetryOutcome(Frozen):
 
 
 class DeadLetterState(Frozen):
-    """How a dead letter stands; what `show` prints. For requests `queue` is empty."""
+    """How a dead letter stands; what `show` prints. For requests `queue` is empty.
+
+    `record` is what was stored, `reason` why it was discarded.
+    """
 
     status: Literal["parked", "stored", "discarded"]
     pipeline: str
@@ -156,6 +159,8 @@ class DeadLetterState(Frozen):
     breakdown: Breakdown
     body: Base64Bytes | None = None
     body_key: str | None = None
+    record: dict[str, JsonValue] | None = None
+    reason: str = ""
 
 
 class DeadLetterFilter(Frozen):

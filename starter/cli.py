@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import declared, demo, send, stack, submit, tickets, upload
+from starter.commands import dead_letters, declared, demo, send, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -54,12 +54,14 @@ app.command()(stack.down)
 app.command()(demo.demo)
 app.command()(declared.pipelines)
 app.command()(submit.submit)
+app.command()(submit.enqueue)
 app.command()(upload.upload)
 app.command()(send.send)
 app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)
 app.command()(tickets.status)
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 def run(arguments: Sequence[str]) -> int:

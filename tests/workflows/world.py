@@ -231,7 +231,9 @@ class World:
             search_attributes=attributes(pipeline, "enqueue", "accepted"),
         )
 
-    async def bury(self, number: int, body: bytes | None = None, **changes: Any) -> DeadLetterInput:
+    async def bury(
+        self, number: int, body: bytes | None = None, kind: str = "KeyError", **changes: Any
+    ) -> DeadLetterInput:
         """Let an order of a queue die, and park it."""
         body = json.dumps({"number": number, "amount": 5}).encode() if body is None else body
         now = datetime.now(UTC)
@@ -243,9 +245,7 @@ class World:
             fingerprint=hashlib.sha256(body).hexdigest(),
             body=base64.b64encode(body),
             sent=now,
-            breakdown=Breakdown(
-                error_type="KeyError", message="it failed", attempts=5, first_failure=now, last_failure=now
-            ),
+            breakdown=Breakdown(error_type=kind, message="it failed", attempts=5, first_failure=now, last_failure=now),
         ).model_copy(update=changes)
         [state] = await self.failures.bury([Burial(letter.work, letter.fingerprint, "{}")])
         assert state == "dead"
