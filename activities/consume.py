@@ -65,7 +65,7 @@ EMPTY_LOOKS = 2
 class ConsumeActivities:
     """The activity of `consume`, over the pipelines and ports it was built with."""
 
-    def __init__(  # noqa: PLR0913, PLR0917  - each is a port of its own
+    def __init__(
         self,
         pipelines: Mapping[str, Pipeline],
         queue: Queue,
@@ -163,7 +163,8 @@ class Consumer:
     async def next_window(self) -> list[Work] | None:
         """Fetch and judge a window, or return None if the turn is over."""
         while not self.over:
-            deliveries = await self.ports.queue.fetch(self.queue, self.size, WAIT)
+            wait = min(WAIT, timedelta(seconds=max(self.ends - time.monotonic(), 0)))
+            deliveries = await self.ports.queue.fetch(self.queue, self.size, wait)
             if not deliveries:
                 if self.turn.probe or (self.turn.drain and await self.is_empty()):
                     return None
@@ -348,7 +349,7 @@ class Consumer:
 
 @dataclasses.dataclass(frozen=True)
 class Lateness:
-    """Asked before each item, also from another thread: has the window taken too long, or is the turn to stop?"""
+    """Asked before each item, also from another thread: whether its window took too long, or its turn is to stop."""
 
     consumer: Consumer
     end: float

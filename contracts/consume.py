@@ -49,6 +49,17 @@ class ConsumeOptions(Frozen):
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     batch: Annotated[int, Field(ge=1, le=1000)] = 500
 
+    def changed(self, change: ConsumeChange) -> ConsumeOptions:
+        """Apply a change."""
+        return ConsumeOptions(workers=change.workers or self.workers, batch=change.batch or self.batch)
+
+
+class ConsumeChange(Frozen):
+    """What an operator changes; None leaves it as it is."""
+
+    workers: Annotated[int | None, Field(ge=1, le=64)] = None
+    batch: Annotated[int | None, Field(ge=1, le=1000)] = None
+
 
 class ConsumeTurn(Frozen):
     """One consumer for about `seconds`, or one small window if it is a `probe`. A `drain` ends when nothing is left."""

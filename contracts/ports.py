@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 NO_ROW = "null"
 """The `result` of a receipt whose item had no row: the JSON document that no row prints as."""
 
-NO_RECORD = ""
-"""The `result` of a receipt whose item was written by a caller that needs no record."""
+NO_RECORD = "{}"
+"""The `result` of a receipt whose item was written by a caller that needs no record; no row prints as that."""
 
 
 @dataclasses.dataclass(frozen=True)

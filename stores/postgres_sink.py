@@ -18,8 +18,8 @@ from stores.postgres_blocks import add_all, passed
 from stores.postgres_errors import address_of, is_stale, translated
 from stores.postgres_load import Loading
 from stores.postgres_tables import RECEIPTS, ensure_table
-from stores.postgres_write import write_many, write_one
 from stores.postgres_window import write_window
+from stores.postgres_write import write_many, write_one
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence

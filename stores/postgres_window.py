@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from contracts.table import Row, Table
     from stores.postgres_write import Connection
 
-FIND = f"SELECT receipt, pipeline, unit, state, fingerprint, '' AS result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+FIND = f"""
+SELECT receipt, pipeline, unit, state, fingerprint, '{NO_RECORD}' AS result FROM {RECEIPTS}
+WHERE receipt = ANY($1)"""  # noqa: S608  - constants
 
 
 async def write_window(connection: Connection, table: Table, items: Sequence[Item]) -> list[ItemOutcome] | None:
@@ -89,7 +91,7 @@ def window_statement(table: Table) -> str:
         match = " AND ".join(f"t.{quoted(name)} = g.{quoted(name)}" for name in table.key)
         kept = f"""
         + (SELECT count(*) FROM given AS g JOIN made USING ("__receipt__") JOIN {table_name(table)} AS t ON {match}
-           WHERE g."__full__" AND g."__receipt__" NOT IN (SELECT {quoted(RECEIPT_COLUMN)} FROM put))"""
+           WHERE g."__full__" AND g."__receipt__" NOT IN (SELECT {quoted(RECEIPT_COLUMN)} FROM put))"""  # noqa: S608  - identifiers are quoted
     return f"""
 WITH given AS MATERIALIZED (
     SELECT u."__receipt__", u."__unit__", u."__fingerprint__", u."__full__", {values}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerTuner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.consume import ConsumeActivities
 from activities.dead_letters import DeadLetterActivities
 from activities.files import FileActivities
 from activities.loads import LoadActivities
@@ -19,9 +20,10 @@ from activities.redrives import RedriveActivities
 from activities.request_log import RequestLogActivities
 from activities.requests import RequestActivities
 from workers.parking import TemporalParking
+from workflows.consume import Consume
 from workflows.dead_letter import DeadLetter
 from workflows.enqueue import Enqueue
-from workflows.options import FILES, LOADS, PIPELINES
+from workflows.options import CONSUMERS, FILES, LOADS, PIPELINES
 from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
@@ -34,11 +36,14 @@ if TYPE_CHECKING:
     from contracts.pipeline import Pipeline
     from stores import Stores
 
-WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload, DeadLetter, Redrive)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload, Consume, DeadLetter, Redrive)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
 it keeps a core busy by itself, and two of them would only fight for the interpreter."""
+
+CONSUMER_SLOTS = 8
+"""Consumers at once in one process. Most of them wait; two that do not share the core, so more belong elsewhere."""
 
 REQUEST_SLOTS = 40
 """Requests at once in one process; a request holds a connection of the sink for a few milliseconds."""
@@ -63,13 +68,15 @@ def build_workers(
     *,
     max_cached_workflows: int = 500,
 ) -> list[Worker]:
-    """Build the workers of one process: one for workflows and requests, one for files and loads."""
+    """Build the workers of one process: for workflows and requests, for files, for loads and for consumers."""
     requests = RequestActivities(pipelines, stores.sink)
     logs = RequestLogActivities(stores.sink, stores.queue)
     files = FileActivities(pipelines, stores.objects)
     loads = LoadActivities(pipelines, stores.sink, stores.objects)
     letters = DeadLetterActivities(pipelines, stores.sink, stores.failures, stores.objects)
-    redrives = RedriveActivities(TemporalParking(client))
+    parking = TemporalParking(client)
+    redrives = RedriveActivities(parking)
+    consumers = ConsumeActivities(pipelines, stores.queue, stores.sink, stores.failures, stores.objects, parking)
     return [
         Worker(
             client,
@@ -97,16 +104,19 @@ def build_workers(
         ),
         bulk_worker(client, FILES, [files.inspect_file, files.plan_chunks]),
         bulk_worker(client, LOADS, [loads.load_chunk, loads.check_chunk]),
+        bulk_worker(client, CONSUMERS, [consumers.consume_items], slots=CONSUMER_SLOTS),
     ]
 
 
-def bulk_worker(client: Client, task_queue: str, activities: Sequence[Callable[..., object]]) -> Worker:
-    """Build the worker of steps that take a core for seconds or longer, `BULK_SLOTS` at a time."""
+def bulk_worker(
+    client: Client, task_queue: str, activities: Sequence[Callable[..., object]], slots: int = BULK_SLOTS
+) -> Worker:
+    """Build the worker of steps that take a core for seconds or longer, so many at a time."""
     return Worker(
         client,
         task_queue=task_queue,
         activities=activities,
-        tuner=WorkerTuner.create_fixed(activity_slots=BULK_SLOTS),
+        tuner=WorkerTuner.create_fixed(activity_slots=slots),
         activity_task_poller_behavior=PollerBehaviorSimpleMaximum(BULK_SLOTS),
         # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
         max_heartbeat_throttle_interval=timedelta(seconds=5),

@@ -620,4 +620,4 @@ async def test_an_item_written_without_a_record_is_repeated_without_one(bench: B
     await bench.sink.prepare(table)
     assert await bench.sink.write(table, [item], records=False) == [ItemOutcome("stored")]
     assert await bench.sink.write(table, [item]) == [ItemOutcome("repeat")]
-    assert await bench.sink.find_receipt(item.unit) == Receipt(item.unit.name, "", "f")
+    assert await bench.sink.find_receipt(item.unit) == Receipt(item.unit.name, "{}", "f")
