@@ -8,7 +8,6 @@ import json
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -16,18 +15,21 @@ import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from contracts.queue import WorkQueue
+from contracts.consume import ConsumeChange
+from contracts.queue import Depth, WorkQueue
+from starter import consumers
+from starter.services import temporal
 from stores import connect_queue
 from stores.settings import load_settings
 from tests.acceptance.conftest import LOG_DATABASE, LOG_ROLE, Starter
+from tests.acceptance.logged import PAUSE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
-    from contracts.queue import Delivery
+    from stores.settings import Settings
 
 SECRET_TEXT = "a-text-that-no-log-may-hold"
-QUEUE = WorkQueue("queued_requests")
 
 
 def note(number: int, text: str = SECRET_TEXT) -> str:
@@ -124,31 +126,44 @@ def test_a_log_that_is_lost_between_intent_and_outcome_delays_the_yes(starter: S
     assert (watched.exit, watched.json["status"]) == (0, "completed")
     assert [row[0] for row in log_rows(starter, key)] == ["pending", "committed"]
     assert count(starter, "logged_notes", 4) == 1
+    took = f"SELECT duration_ms FROM note_requests WHERE key = '{key}' AND outcome = 'committed'"
+    # How long the record took, and not how long its log was away.
+    assert PAUSE * 1000 <= starter.select(took, LOG_DATABASE)[0][0] < 3500
 
 
-async def take(starter: Starter) -> list[Delivery]:
-    """Take everything out of the log's queue."""
-    taken: list[Delivery] = []
-    async with connect_queue(load_settings(starter.environ)) as queue:
-        while found := await queue.fetch(QUEUE, 100, timedelta(seconds=1)):
-            await queue.acknowledge(QUEUE, found)
-            taken += found
-    return taken
+@contextlib.asynccontextmanager
+async def consumer(settings: Settings) -> AsyncIterator[None]:
+    """Let the queue worker of the log run."""
+    async with temporal(settings) as client:
+        await consumers.start(client, settings, "queued_requests", ConsumeChange())
+        yield
+        await consumers.stop(client, settings, "queued_requests")
+        await client.get_workflow_handle("consume/queued_requests").result()
 
 
-def test_behind_a_queue_a_log_that_is_down_delays_nothing_and_gets_each_entry_once(starter: Starter) -> None:
+async def test_behind_a_queue_a_log_that_is_down_delays_nothing_and_gets_each_entry_once(starter: Starter) -> None:
     keys = [uuid.uuid4().hex for _ in range(3)]
-    with no_log(starter):
-        for number, key in enumerate(keys):
-            ran = starter("submit", "queued_notes", note(100 + number), "--key", key)
-            assert ran.exit == 0, ran
-            assert starter("submit", "queued_notes", note(100 + number), "--key", key).json["repeat"]
-    with ThreadPoolExecutor(1) as pool:
-        taken = pool.submit(lambda: asyncio.run(take(starter))).result()
-    entries = [json.loads(delivery.body) for delivery in taken]
-    assert sorted(entry["key"] for entry in entries) == sorted(keys)
-    assert {entry["outcome"] for entry in entries} == {"committed"}
-    assert len({delivery.id for delivery in taken}) == 3
+    settings = load_settings(starter.environ)
+    async with consumer(settings):
+        with no_log(starter):
+            for number, key in enumerate(keys):
+                ran = await asyncio.to_thread(starter, "submit", "queued_notes", note(100 + number), "--key", key)
+                assert ran.exit == 0, ran
+                again = await asyncio.to_thread(starter, "submit", "queued_notes", note(100 + number), "--key", key)
+                assert again.json["repeat"]
+                assert count(starter, "queued_notes", 100 + number) == 1
+        async with asyncio.timeout(90):
+            while True:
+                if all(log_rows(starter, key, "queued_requests") for key in keys):
+                    break
+                await asyncio.sleep(0.2)
+    for key in keys:
+        assert log_rows(starter, key, "queued_requests") == [("committed", "[]")]
+    async with connect_queue(settings) as queue:
+        assert await queue.depth(WorkQueue("queued_requests")) == Depth(waiting=0, in_flight=0)
+    receipts = "SELECT count(*) FROM pipeline_receipts WHERE pipeline = 'queued_requests'"
+    assert starter.select(receipts) == [(0,)]
+    assert starter.select(receipts, LOG_DATABASE)[0][0] >= 3
 
 
 def test_the_implicit_pipeline_is_declared_like_any_other(starter_alone: Starter) -> None:
@@ -179,5 +194,7 @@ async def test_no_secret_is_in_a_history_and_no_value_in_a_log(starter: Starter,
         seen += 1
     assert seen
     rows = starter.select("SELECT to_jsonb(r)::text FROM note_requests AS r", LOG_DATABASE)
+    rows += starter.select("SELECT to_jsonb(r)::text FROM queued_requests AS r", LOG_DATABASE)
     assert rows
-    assert SECRET_TEXT not in str(rows)
+    for secret in (SECRET_TEXT, *passwords):
+        assert str(secret) not in str(rows)
