@@ -6,6 +6,7 @@ nothing, since what is not consumed stays in the queue.
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 
 from temporalio.client import (
@@ -90,10 +91,8 @@ async def adapt(client: Client, pipeline: str, change: ConsumeChange, *, drain: 
             await handle.execute_update(Consume.finish)
     except WorkflowUpdateFailedError:
         # It is stopping, and nothing can hold it up any more.
-        try:
+        with contextlib.suppress(WorkflowFailureError):
             await handle.result()
-        except WorkflowFailureError:
-            pass
         return False
     except RPCError as error:
         if error.status is RPCStatusCode.NOT_FOUND:

@@ -17,7 +17,7 @@ from workflows.options import CONSUME, ERROR_TYPE, FIRST_PAUSE, PROBE, STATUS
 with workflow.unsafe.imports_passed_through():
     from activities.consume import ConsumeActivities
     from contracts.consume import (
-        ConsumeOptions,
+        ConsumeChange,
         ConsumeRun,
         ConsumeStatus,
         ConsumeSummary,
@@ -189,14 +189,14 @@ class Consume:
         )
 
     @workflow.update
-    def configure(self, options: ConsumeOptions) -> ConsumeSummary:
+    def configure(self, change: ConsumeChange) -> ConsumeSummary:
         """Change how many consumers there are, and how large windows may be, from each one's next turn on."""
-        self.options = options
+        self.options = self.options.changed(change)
         self.tell(self.status)
         return self.summary()
 
     @configure.validator
-    def check_going_on(self, options: ConsumeOptions) -> None:  # noqa: ARG002  - the update's arguments
+    def check_going_on(self, change: ConsumeChange) -> None:  # noqa: ARG002  - the update's arguments
         """Refuse to change what is about to end."""
         if self.stopping:
             message = "it is stopping"

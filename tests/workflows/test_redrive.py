@@ -6,23 +6,21 @@ import asyncio
 import contextlib
 import uuid
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
-from contracts.dead_letters import REDRIVE_MEMO, DeadLetterFilter, RedriveInput, RedriveSummary, RetryDeadLetter
-from tests.workflows.world import BROKEN, attributes, parked
+from contracts.dead_letters import REDRIVE_MEMO, DeadLetterFilter, RedriveSummary, RetryDeadLetter
+from tests.workflows.world import BROKEN, parked
 from workers.parking import TemporalParking
 from workflows.dead_letter import DeadLetter
-from workflows.options import PIPELINES, STATUS
+from workflows.options import STATUS
 from workflows.redrive import Redrive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from temporalio.client import WorkflowHandle
 
     from contracts.dead_letters import DeadLetterInput
     from tests.workflows.world import World
@@ -45,16 +43,6 @@ async def bury(world: World, kind: str, numbers: Sequence[int]) -> list[DeadLett
     raise AssertionError(message)
 
 
-async def redrive(world: World, kind: str, **options: Any) -> WorkflowHandle[Redrive, RedriveSummary]:
-    return await world.client.start_workflow(
-        Redrive.run,
-        RedriveInput(letters=DeadLetterFilter(error_type=kind), **options),
-        id=f"redrive/all/{uuid.uuid4().hex[:8]}",
-        task_queue=PIPELINES,
-        search_attributes=attributes("", "redrive", "running"),
-    )
-
-
 async def attempts_of(world: World, letters: Sequence[DeadLetterInput]) -> list[int]:
     found = [
         await world.client.get_workflow_handle_for(DeadLetter.run, letter.ticket).query(DeadLetter.dead_letter)
@@ -67,7 +55,7 @@ async def test_all_that_can_be_stored_is_stored_and_the_rest_is_tried_once(world
     kind = mine(world)
     letters = await bury(world, kind, range(25))
     BROKEN.update({3, 4})
-    handle = await redrive(world, kind)
+    handle = await world.redrive(kind)
     assert await handle.result() == RedriveSummary(status="completed", found=25, stored=23, failed=2)
     assert world.numbers("fragile_orders") == [number for number in range(25) if number not in {3, 4}]
     assert sorted(await attempts_of(world, letters)) == [5] * 23 + [6] * 2
@@ -80,7 +68,7 @@ async def test_a_redrive_in_many_short_runs_is_the_same_as_one_long_one(world: W
     kind = mine(world)
     letters = await bury(world, kind, range(12))
     BROKEN.update({3, 4})
-    handle = await redrive(world, kind, rate=2, rounds_per_run=2, abort_above=100)
+    handle = await world.redrive(kind, rate=2, rounds_per_run=2, abort_above=100)
     assert await handle.result() == RedriveSummary(status="completed", found=12, stored=10, failed=2)
     latest = await world.client.get_workflow_handle(handle.id).describe()
     assert latest.run_id != handle.first_execution_run_id
@@ -90,7 +78,7 @@ async def test_a_redrive_in_many_short_runs_is_the_same_as_one_long_one(world: W
 async def test_the_rate_is_kept(world: World) -> None:
     kind = mine(world)
     await bury(world, kind, range(6))
-    handle = await redrive(world, kind, rate=1 / 60)
+    handle = await world.redrive(kind, rate=1 / 60)
     assert (await handle.result()).stored == 6
     described = await handle.describe()
     assert described.close_time is not None
@@ -102,7 +90,7 @@ async def test_it_stops_when_too_many_fail_and_leaves_the_rest_alone(world: Worl
     kind = mine(world)
     letters = await bury(world, kind, range(45))
     BROKEN.update(range(45))
-    summary = await (await redrive(world, kind, abort_above=20)).result()
+    summary = await (await world.redrive(kind, abort_above=20)).result()
     assert (summary.status, summary.found, summary.stored, summary.failed) == ("stopped", 45, 0, 20)
     assert "more than 20 percent" in summary.reason
     assert sorted(await attempts_of(world, letters)) == [5] * 25 + [6] * 20
@@ -112,7 +100,7 @@ async def test_a_few_failures_in_few_tries_stop_nothing(world: World) -> None:
     kind = mine(world)
     await bury(world, kind, range(4))
     BROKEN.update(range(3))
-    assert (await (await redrive(world, kind)).result()).status == "completed"
+    assert (await (await world.redrive(kind)).result()).status == "completed"
 
 
 async def test_it_can_be_paused_and_resumed(world: World) -> None:
@@ -120,7 +108,7 @@ async def test_it_can_be_paused_and_resumed(world: World) -> None:
     kind = mine(world)
     await bury(world, kind, range(6))
     with world.env.with_time_skipping_disabled():
-        handle = await redrive(world, kind, rate=1)
+        handle = await world.redrive(kind, rate=1)
         assert (await handle.execute_update(Redrive.pause)).status == "paused"
         assert (await handle.execute_update(Redrive.pause)).status == "paused"
         await asyncio.sleep(2.5)
@@ -141,7 +129,7 @@ async def test_it_can_be_cancelled_and_what_was_stored_stays(world: World) -> No
     kind = mine(world)
     await bury(world, kind, range(6))
     with world.env.with_time_skipping_disabled():
-        handle = await redrive(world, kind, rate=0.2)
+        handle = await world.redrive(kind, rate=0.2)
         async with asyncio.timeout(30):
             while (await handle.query(Redrive.summary)).stored < 1:  # noqa: ASYNC110  - another process tells
                 await asyncio.sleep(0.05)
@@ -161,7 +149,7 @@ async def test_what_someone_else_settled_meanwhile_counts_as_done(world: World) 
     kind = mine(world)
     letters = await bury(world, kind, range(3))
     with world.env.with_time_skipping_disabled():
-        handle = await redrive(world, kind, rate=0.5)
+        handle = await world.redrive(kind, rate=0.5)
         await handle.execute_update(Redrive.pause)
         for letter in letters:
             other = world.client.get_workflow_handle_for(DeadLetter.run, letter.ticket)
@@ -178,7 +166,7 @@ async def test_it_waits_for_a_sink_that_is_away(world: World) -> None:
     await bury(world, kind, range(3))
     world.sink.down = True
     with world.env.with_time_skipping_disabled():
-        handle = await redrive(world, kind)
+        handle = await world.redrive(kind)
         await asyncio.sleep(2)
         assert (await handle.query(Redrive.summary)).status == "running"
         world.sink.down = False
@@ -195,6 +183,6 @@ async def test_accepted_requests_are_redriven_like_items_of_queues(world: World)
         if handle.id in page.tickets:
             break
         await asyncio.sleep(0.05)
-    summary = await (await redrive(world, "Rejected", abort_above=100)).result()
+    summary = await (await world.redrive("Rejected", abort_above=100)).result()
     assert summary.stored >= 1
     assert (await handle.result()).record == {"number": 1, "amount": 5}

@@ -31,7 +31,16 @@ from temporalio.worker import (
 
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record, RequestLog
-from contracts.dead_letters import TRIES_PER_RUN, Breakdown, DeadLetterInput, DeadLetterState, EnqueueInput
+from contracts.dead_letters import (
+    TRIES_PER_RUN,
+    Breakdown,
+    DeadLetterFilter,
+    DeadLetterInput,
+    DeadLetterState,
+    EnqueueInput,
+    RedriveInput,
+    RedriveSummary,
+)
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.ports import Burial
@@ -48,6 +57,7 @@ from workers.parking import TemporalParking
 from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
 from workflows.parking import Parked
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -251,6 +261,16 @@ class World:
         assert state == "dead"
         await TemporalParking(self.client).park(letter)
         return letter
+
+    async def redrive(self, kind: str, **options: Any) -> WorkflowHandle[Redrive, RedriveSummary]:
+        """Start a redrive of the dead letters with an error type."""
+        return await self.client.start_workflow(
+            Redrive.run,
+            RedriveInput(letters=DeadLetterFilter(error_type=kind), **options),
+            id=f"redrive/all/{uuid.uuid4().hex[:8]}",
+            task_queue=PIPELINES,
+            search_attributes=attributes("", "redrive", "running"),
+        )
 
     async def resume(self, handle: WorkflowHandle[Upload, LoadSummary], text: str | None = None) -> LoadSummary:
         """Decide on a waiting load."""
