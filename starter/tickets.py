@@ -35,6 +35,7 @@ from contracts.errors import UnavailableError
 from contracts.loads import Counts, LoadStatus, LoadSummary
 from contracts.record import FieldError, Frozen
 from contracts.requests import RequestResult
+from starter.consumers import summary_of
 from starter.exits import CommandError, Exit
 from starter.requests import explain_failure
 from starter.services import Settings, is_outage, link, naming_temporal
@@ -52,7 +53,9 @@ PATTERNS = {
 }
 """The first word of a ticket, and the pattern that gives such tickets; a request's run says if it is `enqueue`."""
 
-PARTS = 3
+PARTS = {"consume": 2}
+"""How many parts a ticket has, the others at least three: a pipeline has one queue worker."""
+
 QUERY_TIMEOUT = timedelta(seconds=1)
 PATIENCE = 300.0
 """Seconds that a wait survives without an answer of Temporal."""
@@ -141,6 +144,8 @@ class TicketState(Frozen):
         """Say how something that waits goes on."""
         if self.kind == "redrive":
             return [f"  go on:   starter dead-letters redrive --resume {self.ticket}"]
+        if self.kind == "consume":
+            return ["  it goes on by itself, once what it waits for is there again"]
         if self.kind == "upload":
             return [f"  go on:   starter resume {self.ticket} [CORRECTED]   or   starter cancel {self.ticket}"]
         return [
@@ -152,7 +157,7 @@ class TicketState(Frozen):
 def parts_of(ticket: str) -> tuple[str, str]:
     """Take pattern and pipeline from a ticket. Raises `CommandError` if it is none."""
     parts = ticket.split("/")
-    if len(parts) < PARTS or parts[0] not in PATTERNS:
+    if parts[0] not in PATTERNS or len(parts) < PARTS.get(parts[0], 3):
         known = ", ".join(f"{name}/" for name in PATTERNS)
         message = f"No such ticket: {ticket!r}. A ticket begins with one of {known}."
         raise CommandError(Exit.UNKNOWN, message)
@@ -189,9 +194,8 @@ async def look(client: Client, settings: Settings, ticket: str) -> TicketState:
         "request": look_at_request,
         "dead-letter": look_at_letter,
         "redrive": look_at_redrive,
-    }.get(state.kind)
-    if look_closer is None:
-        return state
+        "consume": look_at_consumers,
+    }[state.kind]
     with naming_temporal(settings):
         return await look_closer(client, described, state)
 
@@ -276,6 +280,14 @@ async def look_at_redrive(client: Client, described: WorkflowExecutionDescriptio
             "redrive": summary,
         }
     )
+
+
+async def look_at_consumers(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add what a queue worker says: one that is paused, or on its way to its end, is open all the same."""
+    summary = await summary_of(client, described)
+    counts = Counts(**summary.counts.model_dump(include=set(Counts.model_fields)))
+    status: LoadStatus = "waiting" if state.status == "running" and summary.status == "paused" else state.status
+    return state.model_copy(update={"status": status, "reason": summary.reason, "counts": counts})
 
 
 async def look_at_load(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:

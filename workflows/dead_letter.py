@@ -7,19 +7,22 @@ cancellation is no decision, so it is not followed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
-from workflows.options import GIVE_UP
+from workflows.options import CLEAR_UP, GIVE_UP
 from workflows.parking import Parked
 from workflows.storing import store_with
 
 with workflow.unsafe.imports_passed_through():
     from activities.dead_letters import DeadLetterActivities
+    from activities.files import FileActivities
     from contracts.dead_letters import Breakdown, DeadLetterInput, DeadLetterState, GiveUpDeadLetter, TryDeadLetter
+    from contracts.loads import RemoveObjects
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,6 +53,7 @@ class DeadLetter(Parked):
                 if not is_cancelled_exception(error):
                     raise
         workflow.set_current_details("")
+        await self.clear_up()
         return self.dead_letter().model_copy(update={"body": None})
 
     async def try_again(self, record: dict[str, JsonValue] | None) -> RequestResult:
@@ -67,6 +71,19 @@ class DeadLetter(Parked):
             **GIVE_UP,
         )
         return given_up.state
+
+    async def clear_up(self) -> None:
+        """Remove the body's object, which only this dead letter can know of, if it has one."""
+        if self.letter.body_key is None:
+            return
+        # What cannot be removed now costs space until a lifecycle rule of the bucket does it.
+        with contextlib.suppress(ActivityError):
+            await workflow.execute_activity_method(
+                FileActivities.remove_objects,
+                RemoveObjects(keys=(self.letter.body_key,)),
+                summary="remove the item's body",
+                **CLEAR_UP,
+            )
 
     def state(self, breakdown: Breakdown, status: Literal["parked", "stored", "discarded"]) -> DeadLetterState:
         """Describe the item and its failure."""

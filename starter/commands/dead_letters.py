@@ -135,7 +135,7 @@ async def look(ticket: str) -> tuple[DeadLetterState, str, str | None]:
         state = await parked.show(ticket)
         url = link(parked.settings, ticket)
         body = state.body
-        if body is None and state.body_key is not None:
+        if body is None and state.body_key is not None and state.status == "parked":
             async with object_store(parked.settings) as objects:
                 body = await objects.get(state.body_key)
     return state, url, None if body is None else body.decode(errors="backslashreplace")

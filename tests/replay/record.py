@@ -270,6 +270,14 @@ async def deadletter_stored(world: World) -> list[WorkflowHandle[Any, Any]]:
     return [handle]
 
 
+async def deadletter_large(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await world.objects.put("dead/1", b'{"number": 9, "amount": 5}')
+    handle = world.client.get_workflow_handle((await world.bury(9, body=None, body_key="dead/1")).ticket)
+    await handle.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await handle.result()
+    return [handle]
+
+
 async def deadletter_discarded(world: World) -> list[WorkflowHandle[Any, Any]]:
     handle = world.client.get_workflow_handle((await world.bury(1)).ticket)
     await parked(handle)
@@ -352,6 +360,7 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     enqueue_cancelled,
     enqueue_continued,
     deadletter_stored,
+    deadletter_large,
     deadletter_discarded,
     deadletter_continued,
     redrive_continued,

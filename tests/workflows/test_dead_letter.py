@@ -94,6 +94,8 @@ async def test_a_body_that_is_kept_in_the_object_store_is_read_from_there(world:
     gone = await handle_of(world, letter_elsewhere).execute_update(DeadLetter.retry, AS_IT_IS)
     assert [error.code for error in gone.errors] == ["object_missing"]
     assert world.numbers("fragile_orders") == [9]
+    await handle_of(world, letter).result()
+    assert await world.objects.find("dead/1") is None
 
 
 async def test_a_retry_that_fails_again_leaves_it_parked_and_a_correction_ends_it(world: World) -> None:
