@@ -4,6 +4,7 @@ from contracts.errors import DeclarationError, TerminalError, TransientError
 from contracts.pipeline import Pipeline
 from contracts.queue import WorkQueue
 from contracts.record import FieldError, Record
+from contracts.request_log import RequestLog
 from contracts.table import PostgresTable
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Pipeline",
     "PostgresTable",
     "Record",
+    "RequestLog",
     "TerminalError",
     "TransientError",
     "WorkQueue",

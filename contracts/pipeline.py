@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from contracts.errors import DeclarationError
 from contracts.queue import WorkQueue
 from contracts.record import Record
+from contracts.request_log import RequestLog
 from contracts.table import PostgresTable, Table
 
 Process = Callable[[Any], Any]
@@ -36,6 +37,7 @@ class Pipeline:
     columns; its return annotation names that model. Without `process` the record is the row. `absent` lists the
     CSV cells that mean "no value" besides the empty one.
     `queue` is the queue that the queue patterns consume; by default one that has the pipeline's name.
+    `request_log` is the log of its requests (`submit`, `enqueue`); by default there is none.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Pipeline:
     process: Process | None = None
     absent: tuple[str, ...] = ()
     queue: WorkQueue | None = None
+    request_log: RequestLog | None = None
 
     def __post_init__(self) -> None:
         """Check the whole declaration. Raises `DeclarationError`."""
@@ -58,6 +61,9 @@ class Pipeline:
             raise DeclarationError(message)
         if self.queue is not None and not isinstance(self.queue, WorkQueue):
             message = f"pipeline {self.name}: queue must be a WorkQueue"
+            raise DeclarationError(message)
+        if self.request_log is not None and not isinstance(self.request_log, RequestLog):
+            message = f"pipeline {self.name}: request_log must be a RequestLog"
             raise DeclarationError(message)
         try:
             _ = self.table

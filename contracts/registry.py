@@ -1,7 +1,8 @@
 """Find declared pipelines: `package.module[:name]`, comma-separated, from anywhere on the import path.
 
-Guarantee: what is returned is complete and consistent. Whatever is wrong, a module that does not import, a name
-that is declared twice, two shapes of one table, raises `DeclarationError` with one sentence that names the place.
+Guarantee: what is returned is complete and consistent, with the implicit pipelines of request logs. Whatever is
+wrong, a module that does not import, a name that is declared twice, two shapes of one table, raises
+`DeclarationError` with one sentence that names the place.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import DeclarationError
 from contracts.pipeline import Pipeline
+from contracts.request_log import RequestLogRow, log_sink, log_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import ModuleType
 
 
@@ -26,8 +28,9 @@ def load_pipelines(spec: str) -> dict[str, Pipeline]:
     """Load every pipeline that `spec` names, by pipeline name.
 
     Each entry is a module, a package, all of whose direct modules are imported, or `module:name`, which picks one
-    pipeline by its variable or its name. Modules are also looked for in the working directory, first there, as
-    `python -m` does, so that the CLI and the workers mean the same module by the same name.
+    pipeline by its variable or its name. A request log that goes through a queue is a pipeline more. Modules are
+    also looked for in the working directory, first there, as `python -m` does, so that the CLI and the workers mean
+    the same module by the same name.
     Raises `DeclarationError`.
     """
     entries = [entry.strip() for entry in spec.split(",") if entry.strip()]
@@ -46,7 +49,9 @@ def load_pipelines(spec: str) -> dict[str, Pipeline]:
                 raise DeclarationError(message)
     check_tables(found)
     check_queues(found)
-    return {name: found[name][0] for name in sorted(found)}
+    declared = {name: pipeline for name, (pipeline, _) in found.items()}
+    declared |= log_pipelines(declared)
+    return {name: declared[name] for name in sorted(declared)}
 
 
 def pipelines_of(entry: str) -> Iterator[tuple[Pipeline, str]]:
@@ -138,3 +143,33 @@ def check_queues(found: dict[str, tuple[Pipeline, str]]) -> None:
                 f"pipelines {other.name} and {pipeline.name} both own the queue {queue.name}: give one of them another"
             )
             raise DeclarationError(message)
+
+
+def log_pipelines(declared: Mapping[str, Pipeline]) -> dict[str, Pipeline]:
+    """Build the pipelines that bring request logs from their queue into their table, by name.
+
+    Raises `DeclarationError` if a log would take the name, the table or the queue of a pipeline, whose database may be
+    the same.
+    """
+    built: dict[str, Pipeline] = {}
+    for pipeline in declared.values():
+        log = pipeline.request_log
+        if log is None:
+            continue
+        table = log_table(log.name)
+        for other in declared.values():
+            taken = {
+                "name": other.name == log.name,
+                "table": (other.table.schema, other.table.name) == (table.schema, table.name),
+                "queue": log.through == "queue" and other.work_queue.name == log.name,
+            }
+            clash = next((what for what, same in taken.items() if same), None)
+            if clash is not None:
+                message = (
+                    f"pipeline {pipeline.name}: its request log {log.name} would take the {clash} of pipeline "
+                    f"{other.name}: give the log another name"
+                )
+                raise DeclarationError(message)
+        if log.through == "queue":
+            built[log.name] = Pipeline(log.name, RequestLogRow, log_sink(log.name))
+    return built

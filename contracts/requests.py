@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from contracts.record import FieldError, Frozen
+from contracts.request_log import RequestLog
 
 REJECTED = "Rejected"
 CONFLICT = "Conflict"
@@ -20,6 +21,7 @@ class RequestInput(Frozen):
     """One request: `record` is the accepted JSON object, `fingerprint` the SHA-256 of its canonical form.
 
     `who` sent it, as far as the entrance knows: the name of an API key, an account of the command line. Never a secret.
+    `request_log` is what the pipeline declared when the request came in.
     """
 
     pipeline: str
@@ -27,6 +29,7 @@ class RequestInput(Frozen):
     fingerprint: str
     record: dict[str, JsonValue]
     who: str = ""
+    request_log: RequestLog | None = None
 
 
 class RequestResult(Frozen):

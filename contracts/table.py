@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OnConflict = Literal["update", "ignore", "reject"]
+Database = Literal["application", "request_log"]
+"""Which PostgreSQL a table is in. Both are one unless a setting says otherwise; receipts are where their rows are."""
+
 Row = tuple[Any, ...]
 """One row's values in column order, as Python objects; `None` is absent."""
 
@@ -63,7 +66,7 @@ SCALARS: dict[Any, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class PostgresTable:
-    """A table of the application PostgreSQL as a pipeline's sink.
+    """A table of PostgreSQL as a pipeline's sink, of the application's unless `database` says otherwise.
 
     `name` is `table` or `schema.table`. With `key=None` the table has no key and every row is appended.
     `on_conflict` says what happens to a row whose key is already there: `update` replaces it, `ignore` keeps
@@ -73,6 +76,7 @@ class PostgresTable:
     name: str
     key: tuple[str, ...] | None
     on_conflict: OnConflict = "update"
+    database: Database = "application"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +98,7 @@ class Table:
     key: tuple[str, ...] | None
     on_conflict: OnConflict
     serializer: SchemaSerializer = dataclasses.field(compare=False, repr=False)
+    database: Database = "application"
 
     @classmethod
     def from_model(cls, sink: PostgresTable, model: type[BaseModel]) -> Table:
@@ -111,6 +116,9 @@ class Table:
         if sink.on_conflict not in get_args(OnConflict):
             message = f"table {sink.name}: on_conflict {sink.on_conflict!r} is none of {get_args(OnConflict)}"
             raise DeclarationError(message)
+        if sink.database not in get_args(Database):
+            message = f"table {sink.name}: database {sink.database!r} is none of {get_args(Database)}"
+            raise DeclarationError(message)
         if sink.key is not None:
             check_key(sink, model, columns)
         return cls(
@@ -120,6 +128,7 @@ class Table:
             key=sink.key,
             on_conflict=sink.on_conflict,
             serializer=row_serializer(model),
+            database=sink.database,
         )
 
     def row_of(self, instance: BaseModel) -> Row:

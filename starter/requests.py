@@ -124,7 +124,14 @@ def take(
         validate_payload(pipeline, payload)
     except RecordRefusedError as error:
         return None, SubmitAnswer(ticket="", key=key, status="rejected", errors=tuple(error.errors), url="")
-    request = RequestInput(pipeline=pipeline.name, key=key, fingerprint=fingerprint(payload), record=payload, who=who)
+    request = RequestInput(
+        pipeline=pipeline.name,
+        key=key,
+        fingerprint=fingerprint(payload),
+        record=payload,
+        who=who,
+        request_log=pipeline.request_log,
+    )
     ticket = ticket_of(pipeline.name, key)
     return request, SubmitAnswer(ticket=ticket, key=key, status="accepted", url=link(settings, ticket))
 

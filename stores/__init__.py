@@ -7,8 +7,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
+    from contracts.pipeline import Pipeline
     from contracts.ports import FailureLedger, ObjectStore, Sink
     from contracts.queue import Queue
     from stores.settings import Settings
@@ -41,20 +42,44 @@ async def connect_queue(settings: Settings) -> AsyncIterator[Queue]:
 
 
 @contextlib.asynccontextmanager
-async def connect(settings: Settings, *, receipts: bool = True) -> AsyncIterator[Stores]:
-    """Open the sink, the object store and the queue's broker, and close them at the end.
+async def connect_sink(
+    settings: Settings, pipelines: Mapping[str, Pipeline], *, receipts: bool = True
+) -> AsyncIterator[tuple[Sink, FailureLedger]]:
+    """Open the application database, and that of the request logs if it is another one.
+
+    `pipelines` are all that are declared: they say which units have their receipts in which database.
+    """
+    from stores.postgres_failures import PostgresFailureLedger  # noqa: PLC0415
+    from stores.postgres_sink import PostgresSink  # noqa: PLC0415
+    from stores.routing import RoutingFailureLedger, RoutingSink, logged_elsewhere  # noqa: PLC0415
+
+    url, log_url = settings.database_url.get_secret_value(), settings.request_log_database_url.get_secret_value()
+    async with PostgresSink.open(url, receipts=receipts) as sink:
+        failures = PostgresFailureLedger(sink)
+        if log_url in {"", url}:
+            yield sink, failures
+            return
+        logs = logged_elsewhere(pipelines)
+        async with PostgresSink.open(log_url, receipts=receipts) as log_sink:
+            log_failures = PostgresFailureLedger(log_sink)
+            yield RoutingSink(sink, log_sink, logs), RoutingFailureLedger(failures, log_failures, logs)
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    settings: Settings, pipelines: Mapping[str, Pipeline], *, receipts: bool = True
+) -> AsyncIterator[Stores]:
+    """Open the sinks, the object store and the queue's broker, and close them at the end.
 
     Connections are made when they are first used, so this succeeds while a service is down. `receipts=False` takes
     the safeguard against writing twice away; only crash tests want that, to prove that they would notice.
     """
     # Imported here, so that `stores.settings` alone stays cheap to import for the CLI.
-    from stores.postgres_failures import PostgresFailureLedger  # noqa: PLC0415
-    from stores.postgres_sink import PostgresSink  # noqa: PLC0415
     from stores.s3_objects import S3ObjectStore  # noqa: PLC0415
 
     async with (
-        PostgresSink.open(settings.database_url.get_secret_value(), receipts=receipts) as sink,
+        connect_sink(settings, pipelines, receipts=receipts) as (sink, failures),
         S3ObjectStore.open(settings) as objects,
         connect_queue(settings) as queue,
     ):
-        yield Stores(sink=sink, failures=PostgresFailureLedger(sink), objects=objects, queue=queue)
+        yield Stores(sink=sink, failures=failures, objects=objects, queue=queue)

@@ -63,7 +63,7 @@ def address_of(dsn: str) -> str:
         parts = urlsplit(dsn)
         return f"{parts.hostname or 'localhost'}:{parts.port or 5432}"
     except ValueError:
-        return "the address in DATABASE_URL"
+        return "the address in the settings"
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def translated(address: str) -> Iterator[None]:
         raise passed.error from passed.error.__cause__
     except asyncpg.ClientConfigurationError:
         # Its message quotes the connection string.
-        message = "DATABASE_URL is no valid PostgreSQL connection string"
+        message = "DATABASE_URL or REQUEST_LOG_DATABASE_URL is no valid PostgreSQL connection string"
         raise DeclarationError(message) from None
     except asyncpg.PostgresError as error:
         raise of_server(error, address) from error

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     temporal_namespace: str = "default"
     temporal_ui_url: str = "http://127.0.0.1:8233"
     database_url: SecretStr = SecretStr("postgresql://postgres:postgres@127.0.0.1:5432/pipelines")
+    request_log_database_url: SecretStr = SecretStr("")
     s3_endpoint_url: str = "http://127.0.0.1:8333"
     s3_bucket: str = "pipelines"
     s3_region: str = "us-east-1"
@@ -64,9 +65,11 @@ class Settings(BaseSettings):
     @property
     def addresses(self) -> dict[str, str]:
         """The service's name -> host:port, fit to be shown to anyone."""
+        log_url = self.request_log_database_url.get_secret_value()
         return {
             "temporal": self.temporal_address,
             "postgres": _host_port(self.database_url.get_secret_value(), 5432),
+            **({"request_log": _host_port(log_url, 5432)} if log_url else {}),
             "objects": _host_port(self.s3_endpoint_url, 443 if self.s3_endpoint_url.startswith("https") else 80),
             "nats": _host_port(self.nats_url, 4222),
         }

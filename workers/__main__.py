@@ -13,13 +13,15 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
 
 from activities.rows import tune_collector
 from contracts.errors import DeclarationError, TransientError
 from contracts.registry import load_pipelines
+from contracts.request_log import log_table
+from contracts.table import Database
 from stores import connect
 from stores.settings import load_settings
 from workers.build import build_workers
@@ -59,18 +61,22 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 async def prepare_tables(sink: Sink, pipelines: Mapping[str, Pipeline]) -> None:
-    """Create or verify every pipeline's table, if the sink answers; otherwise each is verified before its use.
+    """Create or verify every table, as far as its database answers; otherwise each is verified before its use.
 
     Raises `TableMismatchError`.
     """
-    try:
-        async with asyncio.timeout(PREPARE_SECONDS):
-            for pipeline in pipelines.values():
-                await sink.prepare(pipeline.table)
-    except TransientError as error:
-        log.warning("%s; starting all the same, tables are verified when it answers", error)
-    except TimeoutError:
-        log.warning("the sink does not answer; starting all the same, tables are verified when it does")
+    tables = [pipeline.table for pipeline in pipelines.values()]
+    tables += [log_table(pipeline.request_log.name) for pipeline in pipelines.values() if pipeline.request_log]
+    for database in get_args(Database):
+        try:
+            async with asyncio.timeout(PREPARE_SECONDS):
+                for table in tables:
+                    if table.database == database:
+                        await sink.prepare(table)
+        except TransientError as error:
+            log.warning("%s; starting all the same, tables are verified when it answers", error)
+        except TimeoutError:
+            log.warning("the %s database does not answer; starting all the same, verifying tables later", database)
 
 
 async def connect_patiently(settings: Settings, runtime: Runtime | None) -> Client:
@@ -107,7 +113,7 @@ async def run_process(settings: Settings, options: argparse.Namespace, pipelines
     runtime = None
     if options.metrics:
         runtime = Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=options.metrics)))
-    async with connect(settings, receipts=not options.without_receipts) as stores:
+    async with connect(settings, pipelines, receipts=not options.without_receipts) as stores:
         await prepare_tables(stores.sink, pipelines)
         connecting = asyncio.create_task(connect_patiently(settings, runtime))
         stopping = asyncio.create_task(stop.wait())

@@ -17,6 +17,7 @@ from activities.dead_letters import DeadLetterActivities
 from activities.files import FileActivities
 from activities.loads import LoadActivities
 from activities.redrives import RedriveActivities
+from activities.request_log import RequestLogActivities
 from activities.requests import RequestActivities
 from workers.parking import TemporalParking
 from workflows.consume import Consume
@@ -72,6 +73,7 @@ def build_workers(
 ) -> list[Worker]:
     """Build the workers of one process: for workflows and requests, for files, for loads and for consumers."""
     requests = RequestActivities(pipelines, stores.sink)
+    logs = RequestLogActivities(stores.sink, stores.queue)
     files = FileActivities(pipelines, stores.objects)
     loads = LoadActivities(pipelines, stores.sink, stores.objects)
     letters = DeadLetterActivities(pipelines, stores.sink, stores.failures, stores.objects)
@@ -85,6 +87,8 @@ def build_workers(
             workflows=WORKFLOWS,
             activities=[
                 requests.store_record,
+                logs.write_log_entry,
+                logs.send_log_entry,
                 files.remove_objects,
                 letters.store_letter,
                 letters.give_up_letter,

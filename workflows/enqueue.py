@@ -14,6 +14,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Fa
 
 from workflows.options import STATUS
 from workflows.parking import Parked
+from workflows.request_log import codes_of, log_intent_patiently, log_outcome, log_refusal
 from workflows.storing import refusal, store_request, terminal_error
 
 with workflow.unsafe.imports_passed_through():
@@ -46,21 +47,28 @@ class Enqueue(Parked):
 
     @workflow.run
     async def run(self, accepted: EnqueueInput) -> RequestResult:  # noqa: ARG002  - `__init__` took it
-        """Store the record, as soon as the sink answers and nothing is wrong with it any more."""
+        """Store the record, as soon as the sink answers and nothing is wrong with it; log it if a log is wanted."""
+        if self.breakdown is None:
+            await log_intent_patiently(self.request)
         try:
             result = await self.store()
         except (asyncio.CancelledError, FailureError) as error:
             if is_cancelled_exception(error):
                 workflow.upsert_search_attributes([STATUS.value_set("cancelled")])
+                await log_outcome(self.request, "cancelled")
+            elif isinstance(error, ApplicationError):
+                await log_refusal(self.request, error)
             raise
         workflow.set_current_details("")
         if result is None:
+            await log_outcome(self.request, "discarded")
             message = f"an operator discarded the record: {self.reason}"
             raise ApplicationError(
                 message, type=DISCARDED, non_retryable=True, category=ApplicationErrorCategory.BENIGN
             )
         if self.end is None:
             workflow.upsert_search_attributes([STATUS.value_set(self.stored_status)])
+        await log_outcome(self.request, "committed")
         return result
 
     async def store(self) -> RequestResult | None:
@@ -74,6 +82,7 @@ class Enqueue(Parked):
                 if terminal_error(error).type == CONFLICT:
                     raise refusal(error) from None
                 self.park(error)
+                await log_outcome(self.request, "dead", *codes_of(terminal_error(error)))
         return await self.settle()
 
     async def try_again(self, record: dict[str, JsonValue] | None) -> RequestResult:

@@ -1,8 +1,8 @@
 """The only home of task queues, search attributes, retention, timeouts and retries.
 
 Guarantee: a step is either tried until it succeeds or ended by a terminal error; no outage, however long, exhausts a
-retry policy. The one exception, `CLEAR_UP`, can be given up without loss. Each kind of step has one named policy here,
-and workflows use nothing else.
+retry policy. The exceptions, `CLEAR_UP` and `LOG_INTENT`, can be given up without loss. Each kind of step has one named
+policy here, and workflows use nothing else.
 """
 
 from __future__ import annotations
@@ -86,6 +86,24 @@ STORE_PATIENTLY = Step(
 )
 """The same write as a regular activity: the Web UI shows each failed attempt and the next one's time."""
 
+LOG_INTENT = LocalActivityConfig(
+    start_to_close_timeout=timedelta(seconds=2),
+    schedule_to_close_timeout=timedelta(seconds=5),
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(milliseconds=100),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=1),
+        maximum_attempts=6,
+    ),
+)
+"""Log a request before its record is written, or refuse it within seconds: long enough for a restart of PostgreSQL,
+and shorter than callers wait for an answer. Nothing was written yet, so giving up loses nothing."""
+
+LOG_AT_ONCE = STORE_AT_ONCE
+"""Log an outcome as a record is stored: at once, if the log answers."""
+
+LOG_PATIENTLY = STORE_PATIENTLY
+"""The same as a regular activity, without limit: what was decided is in the log before the run ends."""
 GIVE_UP = Step(
     start_to_close_timeout=timedelta(seconds=30),
     retry_policy=UNTIL_IT_WORKS,

@@ -2,6 +2,7 @@
 
 Guarantee: the workflow completes only after the record's transaction committed, and fails as rejected only if
 nothing was written. An outage in between is waited out, however long; the caller's deadline never ends the work.
+With a request log (pattern 1a), a yes also means that the log has it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from workflows.options import STATUS
+from workflows.request_log import log_intent, log_outcome, log_refusal
 from workflows.storing import refusal, store_request
 
 with workflow.unsafe.imports_passed_through():
@@ -26,13 +28,18 @@ class Submit:
 
     @workflow.run
     async def run(self, request: RequestInput) -> RequestResult:
-        """Store the record, at once if the sink answers, else as soon as it does."""
+        """Store the record, at once if the sink answers, else as soon as it does; log both if a log is wanted."""
+        await log_intent(request)
         try:
             result = await store_request(request)
         except FailureError as error:
             if is_cancelled_exception(error):
                 workflow.upsert_search_attributes([STATUS.value_set("cancelled")])
+                await log_outcome(request, "cancelled")
                 raise
-            raise refusal(error) from None
+            ended = refusal(error)
+            await log_refusal(request, ended)
+            raise ended from None
         workflow.upsert_search_attributes([STATUS.value_set("committed")])
+        await log_outcome(request, "committed")
         return result

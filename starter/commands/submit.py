@@ -48,7 +48,16 @@ def submit(
     output = output_of(context)
     answer = asyncio.run(send(output, pipeline, record, key, timedelta(seconds=min(deadline, 10**9))))
     report(output, answer)
-    raise typer.Exit(ENDINGS[answer.status])
+    raise typer.Exit(exit_of(answer))
+
+
+def exit_of(answer: SubmitAnswer) -> Exit:
+    """Give the exit status; a request log that does not answer is a service that cannot be reached."""
+    from contracts.request_log import LOG_UNAVAILABLE
+
+    if answer.status == "failed" and any(error.code == LOG_UNAVAILABLE for error in answer.errors):
+        return Exit.UNREACHABLE
+    return ENDINGS[answer.status]
 
 
 def enqueue(

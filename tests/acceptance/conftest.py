@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import json
 import os
+import secrets
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from starter.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
-PIPELINES = "pipelines,tests.acceptance.declared"
+PIPELINES = "pipelines,tests.acceptance.declared,tests.acceptance.logged"
+LOG_DATABASE, LOG_ROLE = "request_logs", "logger"
 SECONDS = 120
 
 
@@ -70,25 +73,41 @@ class Starter:
         path.write_bytes(content)
         return str(path)
 
-    def select(self, sql: str) -> list[tuple[Any, ...]]:
+    def select(self, sql: str, database: str = "") -> list[tuple[Any, ...]]:
         """Read the table in a way that shares nothing with the product."""
+        return ask(self.environ["DATABASE_URL"], sql, database)
 
-        async def fetch() -> list[tuple[Any, ...]]:
-            connection = await asyncpg.connect(self.environ["DATABASE_URL"])
-            try:
-                return [tuple(row) for row in await connection.fetch(sql)]
-            finally:
-                await connection.close()
 
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(fetch())).result()
+def ask(url: str, sql: str, database: str = "") -> list[tuple[Any, ...]]:
+    """Run SQL as the owner of the server, in the application's database unless told otherwise."""
+
+    async def fetch() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url, database=database or None)
+        try:
+            return [tuple(row) for row in await connection.fetch(sql)]
+        finally:
+            await connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(fetch())).result()
+
+
+def make_log_database(url: str) -> str:
+    """Make a database of the request logs with a role of its own; returns its connection string."""
+    password = secrets.token_hex(16)
+    ask(url, f"CREATE ROLE {LOG_ROLE} LOGIN PASSWORD '{password}'")
+    ask(url, f"CREATE DATABASE {LOG_DATABASE} OWNER {LOG_ROLE}")
+    parts = urlsplit(url)
+    return f"postgresql://{LOG_ROLE}:{password}@{parts.hostname}:{parts.port}/{LOG_DATABASE}"
 
 
 @pytest.fixture(scope="session")
 def environ(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     none = str(tmp_path_factory.mktemp("none"))
-    return {**kept, **stack.environment, "PIPELINES": PIPELINES, "PYTHONPATH": str(ROOT), "STACK_DIR": none}
+    logs = make_log_database(stack.environment["DATABASE_URL"])
+    ours = {"PIPELINES": PIPELINES, "PYTHONPATH": str(ROOT), "STACK_DIR": none, "REQUEST_LOG_DATABASE_URL": logs}
+    return {**kept, **stack.environment, **ours}
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from contracts import DeclarationError
+from contracts import DeclarationError, WorkQueue
 from contracts.registry import load_pipelines
+from contracts.request_log import RequestLogRow, log_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,3 +136,62 @@ def test_two_pipelines_never_own_one_queue(write: Write) -> None:
     write("own_queues/second.py", good("second"))
     with pytest.raises(DeclarationError, match="pipelines first and second both own the queue second"):
         load_pipelines("own_queues")
+
+
+def logged(log: str) -> str:
+    text = textwrap.dedent(good("first")).replace('key=("id",))', f'key=("id",)), request_log=RequestLog({log})')
+    return text.replace("import Pipeline,", "import Pipeline, RequestLog,")
+
+
+def test_a_request_log_behind_a_queue_is_a_pipeline_more(write: Write) -> None:
+    write("own_queued.py", logged('"first_log", through="queue"'))
+    found = load_pipelines("own_queued")
+    assert list(found) == ["first", "first_log"]
+    assert found["first_log"].record is RequestLogRow
+    assert found["first_log"].work_queue == WorkQueue("first_log")
+    assert found["first_log"].table == log_table("first_log")
+
+
+def test_a_direct_request_log_is_no_pipeline(write: Write) -> None:
+    write("own_direct.py", logged('"first_log"'))
+    assert list(load_pipelines("own_direct")) == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("log", "more", "what"),
+    [
+        ('"first"', {}, "the name of pipeline first"),
+        ('"second"', {"second": "other"}, "the name of pipeline second"),
+        ('"second"', {"third": "second"}, "the table of pipeline third"),
+    ],
+)
+def test_a_log_takes_nothing_from_a_pipeline(write: Write, log: str, more: dict[str, str], what: str) -> None:
+    text = logged(log) + "".join(
+        textwrap.dedent(good(name, table, variable=f"more_{name}")).replace("class Thing", f"class Thing{name}")
+        for name, table in more.items()
+    )
+    write("own_clash.py", text)
+    with pytest.raises(DeclarationError) as caught:
+        load_pipelines("own_clash")
+    name = log.strip('"')
+    assert str(caught.value) == (f"pipeline first: its request log {name} would take {what}: give the log another name")
+
+
+def test_a_log_behind_a_queue_takes_no_queue_of_a_pipeline(write: Write) -> None:
+    text = logged('"logs", through="queue"')
+    text = text.replace("request_log=", 'queue=WorkQueue("logs"), request_log=').replace(
+        "import Pipeline,", "import Pipeline, WorkQueue,"
+    )
+    write("own_queue_clash.py", text)
+    with pytest.raises(DeclarationError, match="request log logs would take the queue of pipeline first"):
+        load_pipelines("own_queue_clash")
+    write("own_no_clash.py", text.replace(', through="queue"', ""))
+    assert list(load_pipelines("own_no_clash")) == ["first"]
+
+
+def test_pipelines_may_share_a_log(write: Write) -> None:
+    one = logged('"logs", through="queue"')
+    write("own_shared/__init__.py", "")
+    write("own_shared/one.py", one)
+    write("own_shared/two.py", one.replace('"first"', '"second"'))
+    assert list(load_pipelines("own_shared")) == ["first", "logs", "second"]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+PIPELINES = {"PIPELINES": "tests.crash.declared,tests.crash.logged"}
 ROWS = 24_000
 CHUNK_BYTES = 100_000
 SECONDS = 150.0
@@ -41,7 +42,7 @@ class Crashes:
     ticket: TicketState | None = None
 
     def start_worker(self, *arguments: str) -> subprocess.Popen[bytes]:
-        environ = {**os.environ, **self.stack.environment, "PIPELINES": "tests.crash.declared", "PYTHONPATH": str(ROOT)}
+        environ = {**os.environ, **self.stack.environment, **PIPELINES, "PYTHONPATH": str(ROOT)}
         with (self.folder / "workers.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "workers", *arguments], env=environ, cwd=ROOT, stdout=log, stderr=log

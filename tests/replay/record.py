@@ -18,8 +18,9 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
 from contracts.dead_letters import DeadLetterFilter, DiscardDeadLetter, RetryDeadLetter
 from contracts.loads import LoadOptions, RejectLimit
-from tests.workflows.world import BROKEN, World, open_world, orders, parked, start_environment, until
+from tests.workflows.world import BROKEN, DECLARED, World, open_world, orders, parked, start_environment, until
 from workers.parking import TemporalParking
+from workflows.enqueue import Enqueue
 from workflows.parking import Parked
 from workflows.redrive import Redrive
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from temporalio.client import WorkflowHandle
+
+    from contracts.ports import Item, ItemOutcome
+    from contracts.table import Table
 
 FOLDER = Path(__file__).parent / "histories"
 SMALL = 64
@@ -50,6 +54,69 @@ async def submit_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
     handle = await world.submit({"number": 2, "amount": 5}, key="three")
     await handle.result()
     return [handle]
+
+
+async def submit_logged(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handles = [
+        await world.submit({"number": 1, "amount": 5}, key="four", pipeline="logged"),
+        await world.submit({"number": 1, "amount": -5}, key="five", pipeline="logged"),
+    ]
+    await handles[0].result()
+    await ended(handles[1])
+    return handles
+
+
+async def submit_refused_by_its_log(world: World) -> list[WorkflowHandle[Any, Any]]:
+    world.log.down = True
+    handle = await world.submit({"number": 1, "amount": 5}, key="six", pipeline="logged")
+    await ended(handle)
+    return [handle]
+
+
+async def submit_logged_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
+    write = world.sink.write
+
+    async def breaking(table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
+        found = await write(table, items, records=records)
+        world.log.outage = timedelta(minutes=10)
+        return found
+
+    world.sink.write = breaking  # type: ignore[method-assign]
+    handle = await world.submit({"number": 1, "amount": 5}, key="seven", pipeline="logged")
+    await handle.result()
+    return [handle]
+
+
+async def submit_logged_though_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    assert world.env is not None
+    world.queue.down = True
+    with world.env.with_time_skipping_disabled():
+        handle = await world.submit({"number": 1, "amount": 5}, key="eight", pipeline="queued")
+    await asyncio.sleep(1.5)
+    await handle.cancel()
+    await asyncio.sleep(0.5)
+    world.queue.down = False
+    await handle.result()
+    return [handle]
+
+
+async def submit_logged_through_queue(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.submit({"number": 1, "amount": 5}, key="nine", pipeline="queued")
+    await handle.result()
+    return [handle]
+
+
+async def enqueue_logged(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handles = [
+        await world.enqueue({"number": 1, "amount": 5}, key="ten", pipeline="logged"),
+        await world.enqueue({"number": 1, "amount": -5}, key="eleven", pipeline="queued"),
+    ]
+    await handles[0].result()
+    while not (await world.queue.fetch(DECLARED["queued_log"].work_queue, 1, timedelta(seconds=1))):
+        pass
+    await handles[1].execute_update(Enqueue.discard, DiscardDeadLetter(reason="recorded"))
+    await ended(handles[1])
+    return [*handles]
 
 
 async def upload_completed(world: World) -> list[WorkflowHandle[Any, Any]]:
@@ -268,6 +335,12 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     submit_committed,
     submit_rejected,
     submit_after_outage,
+    submit_logged,
+    submit_refused_by_its_log,
+    submit_logged_after_outage,
+    submit_logged_though_cancelled,
+    submit_logged_through_queue,
+    enqueue_logged,
     upload_completed,
     upload_in_order,
     upload_corrected,

@@ -56,3 +56,10 @@ def test_addresses_and_repr_hold_no_secret(tmp_path: Path) -> None:
         "nats": "127.0.0.1:4444",
     }
     assert "hidden" not in repr(settings)
+
+
+def test_the_database_of_the_request_logs_is_named_without_its_password_if_there_is_one(tmp_path: Path) -> None:
+    assert "request_log" not in load_settings({}, tmp_path).addresses
+    settings = load_settings({"REQUEST_LOG_DATABASE_URL": "postgresql://me:hush@logs:5433/requests"}, tmp_path)
+    assert settings.addresses["request_log"] == "logs:5433"
+    assert "hush" not in repr(settings)

@@ -349,5 +349,5 @@ async def test_a_queue_of_sqs_that_is_removed_is_made_again(sqs: SqsQueue, work:
 async def test_the_settings_choose_the_broker_which_may_be_down_at_the_start(settings: Settings) -> None:
     for name, kind in (("nats", NatsQueue), ("sqs", SqsQueue)):
         update = {"queue": name, "nats_url": "nats://127.0.0.1:9", "sqs_endpoint_url": "http://127.0.0.1:9"}
-        async with connect(settings.model_copy(update=update)) as stores:
+        async with connect(settings.model_copy(update=update), {}) as stores:
             assert isinstance(stores.queue, kind)

@@ -30,7 +30,7 @@ from temporalio.worker import (
 )
 
 from activities.validate import fingerprint
-from contracts import Pipeline, PostgresTable, Record
+from contracts import Pipeline, PostgresTable, Record, RequestLog
 from contracts.consume import ConsumeRun, ConsumeSummary
 from contracts.dead_letters import (
     TRIES_PER_RUN,
@@ -46,12 +46,14 @@ from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.ports import Burial
 from contracts.queue import QueueItem, WorkQueue
+from contracts.registry import log_pipelines
 from contracts.requests import RequestInput, RequestResult
 from stores import Stores
 from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
 from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
+from stores.routing import RoutingFailureLedger, RoutingSink, logged_elsewhere
 from workers.build import build_workers
 from workers.parking import TemporalParking
 from workflows.consume import Consume
@@ -96,10 +98,13 @@ def process(order: Order) -> Order:
 
 
 # `orders` appends: a row that is written twice shows.
+APPENDED = PostgresTable("orders", key=None)
 DECLARED = {
     pipeline.name: pipeline
     for pipeline in (
-        Pipeline(name="orders", record=Order, sink=PostgresTable("orders", key=None)),
+        Pipeline(name="orders", record=Order, sink=APPENDED),
+        Pipeline(name="logged", record=Order, sink=APPENDED, request_log=RequestLog("direct_log")),
+        Pipeline(name="queued", record=Order, sink=APPENDED, request_log=RequestLog("queued_log", through="queue")),
         Pipeline(
             name="unique_orders",
             record=Order,
@@ -114,6 +119,7 @@ DECLARED = {
         ),
     )
 }
+DECLARED |= log_pipelines(DECLARED)
 
 
 class OutageSink(MemorySink):
@@ -162,6 +168,7 @@ class World:
     objects: MemoryObjectStore
     queue: MemoryQueue
     failures: MemoryFailureLedger
+    log: OutageSink
     env: WorkflowEnvironment | None = None
 
     async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
@@ -207,7 +214,14 @@ class World:
         key = key or uuid.uuid4().hex
         return await self.client.start_workflow(
             Submit.run,
-            RequestInput(pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record)),
+            RequestInput(
+                pipeline=pipeline,
+                key=key,
+                fingerprint=fingerprint(dict(record)),
+                record=dict(record),
+                who="alice",
+                request_log=DECLARED[pipeline].request_log if pipeline in DECLARED else None,
+            ),
             id=f"request/{pipeline}/{uuid.uuid4().hex}",
             task_queue=PIPELINES,
             search_attributes=attributes(pipeline, "submit", "accepted"),
@@ -224,7 +238,12 @@ class World:
         """Start an accepted request."""
         key = key or uuid.uuid4().hex
         request = RequestInput(
-            pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record), who="tester"
+            pipeline=pipeline,
+            key=key,
+            fingerprint=fingerprint(dict(record)),
+            record=dict(record),
+            who="tester",
+            request_log=DECLARED[pipeline].request_log if pipeline in DECLARED else None,
         )
         return await self.client.start_workflow(
             Enqueue.run,
@@ -371,9 +390,14 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
-    sink, objects, queue = OutageSink(), MemoryObjectStore(), MemoryQueue()
-    failures = MemoryFailureLedger(sink)
-    stores = Stores(sink=sink, failures=failures, objects=objects, queue=queue)
+    sink, log, objects, queue = OutageSink(), OutageSink(), MemoryObjectStore(), MemoryQueue()
+    failures, logs = MemoryFailureLedger(sink), logged_elsewhere(DECLARED)
+    stores = Stores(
+        sink=RoutingSink(sink, log, logs),
+        failures=RoutingFailureLedger(failures, MemoryFailureLedger(log), logs),
+        objects=objects,
+        queue=queue,
+    )
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
@@ -381,7 +405,7 @@ async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
             await stack.enter_async_context(worker)
         BROKEN.clear()
         AWAY.clear()
-        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, env=env)
+        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, log=log, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
