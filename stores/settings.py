@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ STACK_S3 = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_REGION"}
 
 
 class Settings(BaseSettings):
-    """Every service's address and credentials. The defaults are those of development servers on usual ports."""
+    """Every service's address and credentials, and the API's keys and limits.
+
+    The defaults are those of development servers on usual ports.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
@@ -44,6 +47,11 @@ class Settings(BaseSettings):
     aws_secret_access_key: SecretStr = SecretStr("pipelines")
     nats_url: str = "nats://127.0.0.1:4222"
     pipelines: str = "pipelines"
+    api_keys: SecretStr = SecretStr("")
+    api_keys_file: str = ""
+    api_requests_in_flight: int = Field(default=64, ge=1)
+    api_uploads_in_flight: int = Field(default=4, ge=1)
+    api_connections: int = Field(default=1000, ge=1)
 
     @classmethod
     def settings_customise_sources(
