@@ -16,6 +16,18 @@ from contracts.requests import RequestInput
 PARKED = "parked"
 """The value of the search attribute `PipelineStatus` of every dead letter, whatever pattern it comes from."""
 
+DISCARDED = "Discarded"
+"""The type of the error that an accepted request ends with when an operator gave its record up."""
+
+NOT_PARKED = "NotParked"
+"""The type of the error that refuses a decision: nothing is parked, or another decision is being carried out."""
+
+DEAD_LETTER_MEMO = "dead_letter"
+"""The name of the `DeadLetterNote` in the memo of parked work."""
+
+TRIES_PER_RUN = 100
+"""Retries in one run of a workflow; then it continues as new, so that its history stays short."""
+
 INLINE_BYTES = 64 * 1024
 """A body of up to so many bytes travels in the workflow's input; a larger one by reference to an object."""
 
@@ -30,6 +42,18 @@ class Breakdown(Frozen):
     first_failure: datetime
     last_failure: datetime
     errors: tuple[FieldError, ...] = ()
+
+
+class DeadLetterNote(Frozen):
+    """What the memo of a dead letter says, so that it can be listed while no worker runs."""
+
+    error_type: str
+    message: str
+    attempts: int
+    parked: datetime
+    last_failure: datetime
+    queue: str = ""
+    item: str = ""
 
 
 class DeadLetterInput(Frozen):
@@ -47,6 +71,15 @@ class DeadLetterInput(Frozen):
     body_key: str | None = None
     sent: datetime
     breakdown: Breakdown
+
+
+class EnqueueInput(Frozen):
+    """A request that was accepted. The rest is there if an earlier run was parked, and continued as new."""
+
+    request: RequestInput
+    breakdown: Breakdown | None = None
+    parked: datetime | None = None
+    tries_per_run: int = TRIES_PER_RUN
 
 
 class RetryDeadLetter(Frozen):

@@ -15,6 +15,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from activities.files import FileActivities
 from activities.loads import LoadActivities
 from activities.requests import RequestActivities
+from workflows.enqueue import Enqueue
 from workflows.options import FILES, LOADS, PIPELINES
 from workflows.submit import Submit
 from workflows.upload import Upload
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from contracts.pipeline import Pipeline
     from contracts.ports import ObjectStore, Sink
 
-WORKFLOWS: tuple[type, ...] = (Submit, Upload)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
