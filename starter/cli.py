@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import declared, demo, stack, submit, tickets, upload
+from starter.commands import api, declared, demo, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -59,6 +59,8 @@ app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)
 app.command()(tickets.status)
+app.command()(api.api)
+app.command("api-key")(api.api_key)
 
 
 def run(arguments: Sequence[str]) -> int:

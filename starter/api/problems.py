@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from temporalio.service import RPCError, RPCStatusCode
 
+from activities.failures import MOST_ERRORS
 from contracts.errors import UnavailableError
 from starter.exits import CommandError, Exit
 from starter.services import is_outage
@@ -94,10 +95,8 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
             "detail": self.detail,
         }
         if self.errors:
-            document["errors"] = [error.model_dump() for error in self.errors]
-        return Response(
-            json.dumps(document), status_code=self.kind.status, headers=self.headers, media_type=MEDIA_TYPE
-        )
+            document["errors"] = [error.model_dump() for error in self.errors[:MOST_ERRORS]]
+        return Response(json.dumps(document), status_code=self.kind.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 class GoneError(Exception):
@@ -106,7 +105,8 @@ class GoneError(Exception):
 
 def unavailable(service: str) -> Problem:
     """Name a service that does not answer, and nothing else of it."""
-    detail = f"{service} does not answer. Repeat the request, with the same Idempotency-Key if it has one."
+    named = service[:1].upper() + service[1:]
+    detail = f"{named} does not answer. Repeat the request, with the same Idempotency-Key if it has one."
     return Problem(UNAVAILABLE, detail, headers={RETRY_AFTER: RETRY_SECONDS})
 
 
@@ -116,25 +116,37 @@ def explain(error: BaseException) -> Problem:
         return error
     if isinstance(error, UnavailableError):
         return unavailable(error.service)
+    found = None
     if isinstance(error, RPCError):
-        if is_outage(error) or error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
-            return unavailable("Temporal")
-        if error.status is RPCStatusCode.INVALID_ARGUMENT:
-            # The parser's limit is far below Temporal's own, but some numbers are longer when they are printed again.
-            return Problem(TOO_LARGE, "The record is too large to be kept.")
-    if isinstance(error, CommandError):
-        if error.status is Exit.UNKNOWN:
-            return Problem(NOT_FOUND, "No such ticket.")
-        if error.status is Exit.USAGE:
-            return Problem(BAD_REQUEST, str(error))
-        if error.status is Exit.UNREACHABLE:
-            return unavailable("A worker")
-        return Problem(NOT_POSSIBLE, str(error))
-    if isinstance(error, HTTPException) and error.status_code in BY_STATUS:
+        found = explain_rpc(error)
+    elif isinstance(error, CommandError):
+        found = explain_command(error)
+    elif isinstance(error, HTTPException) and error.status_code in BY_STATUS:
         kind = BY_STATUS[error.status_code]
         detail = "Nothing is found at this path." if kind is NOT_FOUND else "This path does not take the method."
-        return Problem(kind, detail, headers=error.headers)
-    return Problem(INTERNAL, "An unexpected error; the server's log has more.")
+        found = Problem(kind, detail, headers=error.headers)
+    return found or Problem(INTERNAL, "An unexpected error; the server's log has more.")
+
+
+def explain_rpc(error: RPCError) -> Problem | None:
+    """Explain what Temporal answered, if it is nothing unexpected."""
+    if is_outage(error) or error.status is RPCStatusCode.RESOURCE_EXHAUSTED:
+        return unavailable("Temporal")
+    if error.status is RPCStatusCode.INVALID_ARGUMENT:
+        # The parser's limit is far below Temporal's own, but some numbers are longer when they are printed again.
+        return Problem(TOO_LARGE, "The record is too large to be kept.")
+    return None
+
+
+def explain_command(error: CommandError) -> Problem:
+    """Explain what the functions under the commands refuse."""
+    if error.status is Exit.UNKNOWN:
+        return Problem(NOT_FOUND, "No such ticket.")
+    if error.status is Exit.USAGE:
+        return Problem(BAD_REQUEST, str(error))
+    if error.status is Exit.UNREACHABLE:
+        return unavailable("a worker")
+    return Problem(NOT_POSSIBLE, str(error))
 
 
 def report(error: BaseException) -> None:
