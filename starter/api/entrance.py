@@ -78,16 +78,16 @@ class Entrance:
 
 
 def token_of(scope: Scope) -> str:
-    """Take the key from the headers; two of them are none, because someone in between may see the other one."""
-    found = []
+    """Take the key from the headers. Two different ones are none: it is not ours to choose who is meant."""
+    found = set()
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
             if scheme.lower() == b"bearer":
-                found.append(token.strip())
+                found.add(token.strip())
         elif name == b"x-api-key":
-            found.append(value.strip())
-    return found[0].decode("latin-1") if len(found) == 1 else ""
+            found.add(value.strip())
+    return found.pop().decode("latin-1") if len(found) == 1 else ""
 
 
 def check_local(scope: Scope) -> None:

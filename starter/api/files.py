@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response
 
 from contracts.loads import LoadOptions
+from contracts.record import FieldError
 from starter.api.limits import query_of, read_blocks
-from starter.api.problems import BAD_REQUEST, UNSUPPORTED, Problem
+from starter.api.problems import BAD_REQUEST, REJECTED, UNSUPPORTED, Problem
 from starter.api.services import Context
 from starter.api.tickets import document_of
 from starter.exits import CommandError
@@ -40,13 +41,16 @@ class Received(Source):
     request: Request | None = None
 
     async def blocks(self, show: Showing) -> AsyncIterator[bytes]:
-        """Read the body in blocks; raises if it does not come to its end."""
+        """Read the body in blocks; raises if it is empty or does not come to its end."""
         assert self.request is not None  # noqa: S101 - given by the handler
         done = 0
         async for block in read_blocks(self.request):
             done += len(block)
             show(done, 0)
             yield block
+        if not done:
+            empty = FieldError(field="", code="empty", message="the body is empty; it is to be the file")
+            raise Problem(REJECTED, "Nothing was stored.", errors=(empty,))
 
 
 class Files:

@@ -13,7 +13,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from activities.validate import MOST_BYTES
 from starter.api import problems
-from starter.api.records import LONGEST_WAIT
+from starter.api.records import KEY_PATTERN, LONGEST_WAIT
 from starter.requests import DEADLINE, LONGEST_KEY
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ HEADERS = "#/components/headers/"
 RESPONSES = "#/components/responses/"
 JSON = "application/json"
 FILE_TYPES = ("text/csv", "application/x-ndjson", "application/gzip", "application/octet-stream")
+LIMIT_PATTERN = r"^([0-9]{1,9}|([0-9]{1,2}(\.[0-9]{1,6})?|100)%)$"
 COUNTS = ("read", "written", "rejected", "duplicates", "dropped")
 ANYWHERE = (problems.BAD_REQUEST, problems.NOT_FOUND, problems.INTERNAL, problems.UNAVAILABLE, problems.OVERLOADED)
 BODIES = (problems.TOO_SLOW, problems.UNSUPPORTED)
@@ -93,7 +94,7 @@ def record_operation(name: str, record: Document, entrance: problems.Kind) -> Do
                 "name": "wait",
                 "in": "query",
                 "description": f"Seconds to wait for the outcome, {DEADLINE.total_seconds():g} by default.",
-                "schema": {"type": "integer", "minimum": 0, "maximum": int(LONGEST_WAIT)},
+                "schema": {"type": "number", "minimum": 0, "maximum": LONGEST_WAIT},
             },
             {
                 "name": "Idempotency-Key",
@@ -103,14 +104,15 @@ def record_operation(name: str, record: Document, entrance: problems.Kind) -> Do
                     "type": "string",
                     "minLength": 1,
                     "maxLength": LONGEST_KEY,
-                    "pattern": r"^[A-Za-z0-9._:/-]+$",
+                    "pattern": KEY_PATTERN,
                 },
             },
             {
                 "name": "Prefer",
                 "in": "header",
                 "description": "`respond-async` answers as soon as the record is held; `wait=N` waits so many seconds.",
-                "schema": {"type": "string", "enum": ["respond-async", "wait=1", "respond-async, wait=1"]},
+                "schema": {"type": "string"},
+                "example": "respond-async",
             },
         ],
         "requestBody": {"required": True, "content": {JSON: {"schema": record}}},
@@ -128,13 +130,13 @@ def file_operation(name: str, entrance: problems.Kind) -> Document:
     flag = {"type": "boolean"}
     parameters = {
         "filename": ("What the file is called.", {"type": "string", "pattern": r"^[A-Za-z0-9._-]{1,200}$"}),
-        "max_rejects": ("Load nothing if more rows are rejected.", {"type": "string", "pattern": r"^\d{1,6}%?$"}),
+        "max_rejects": ("Load nothing if more rows are rejected.", {"type": "string", "pattern": LIMIT_PATTERN}),
         "on_rejects": ("What to do after the last row.", {"type": "string", "enum": ["finish", "wait"]}),
         "dry_run": ("Validate only.", flag),
         "again": ("Load the same file once more, under a new ticket.", flag),
     }
     ticket = {"$ref": f"{SCHEMAS}Ticket"}
-    content = {kind: {"schema": {"type": "string", "contentMediaType": kind}} for kind in FILE_TYPES}
+    content = {kind: {"schema": {"type": "string", "format": "binary", "minLength": 1}} for kind in FILE_TYPES}
     return {
         "operationId": f"send_{name}_file",
         "summary": f"Store a file, and load it into {name}",
@@ -147,7 +149,7 @@ def file_operation(name: str, entrance: problems.Kind) -> Document:
         "responses": {
             "200": success("The same file was sent before: this is its load.", ticket, "ticket"),
             "202": success("The file is stored, and its load goes on under its ticket.", ticket, "ticket"),
-            **refusals((*ANYWHERE, *BODIES, entrance)),
+            **refusals((*ANYWHERE, *BODIES, entrance, problems.REJECTED)),
         },
     }
 
@@ -160,7 +162,8 @@ def ticket_paths(entrance: problems.Kind) -> Document:
         "in": "path",
         "required": True,
         "description": "A ticket as it was given; its slashes may be encoded.",
-        "schema": {"type": "string", "pattern": r"^(request|upload)/[a-z][a-z0-9_]{0,62}/[0-9a-f]{32,64}$"},
+        "schema": {"type": "string", "minLength": 1},
+        "example": f"upload/flights/{'0' * 32}",
     }
     shared = refusals((*ANYWHERE, entrance))
     state = {"description": "How the ticket stands.", "content": {JSON: {"schema": ticket}}}

@@ -59,7 +59,7 @@ CANCELLED = Kind("cancelled", 409, "The request was cancelled")
 NOT_POSSIBLE = Kind("not-possible", 409, "The ticket's status does not allow it")
 TOO_LARGE = Kind("too-large", 413, "The body is too large")
 UNSUPPORTED = Kind("unsupported-media-type", 415, "The body's type is not supported")
-REJECTED = Kind("rejected", 422, "The record is not valid")
+REJECTED = Kind("rejected", 422, "The content is not valid")
 OVERLOADED = Kind("overloaded", 429, "Too many requests are in progress")
 INTERNAL = Kind("internal-error", 500, "The server failed")
 FAILED = Kind("failed", 500, "The request cannot be completed")
@@ -105,7 +105,7 @@ class GoneError(Exception):
 
 def unavailable(service: str) -> Problem:
     """Name a service that does not answer, and nothing else of it."""
-    named = service[:1].upper() + service[1:]
+    named = service if service == "Temporal" else f"The {service}"
     detail = f"{named} does not answer. Repeat the request, with the same Idempotency-Key if it has one."
     return Problem(UNAVAILABLE, detail, headers={RETRY_AFTER: RETRY_SECONDS})
 
@@ -145,7 +145,7 @@ def explain_command(error: CommandError) -> Problem:
     if error.status is Exit.USAGE:
         return Problem(BAD_REQUEST, str(error))
     if error.status is Exit.UNREACHABLE:
-        return unavailable("a worker")
+        return unavailable("worker")
     return Problem(NOT_POSSIBLE, str(error))
 
 
@@ -155,16 +155,21 @@ def report(error: BaseException) -> None:
     log.error("unexpected %s\n%s", type(error).__name__, places.rstrip())
 
 
+def judge(error: Exception) -> Problem:
+    """Explain an error to its caller, and tell the log what operators should know of it."""
+    problem = explain(error)
+    if isinstance(error, UnavailableError):
+        log.warning("%s", error)
+    elif problem.kind is INTERNAL and problem is not error:
+        report(error)
+    return problem
+
+
 async def answer(_request: Request, error: Exception) -> Response:
     """Handle what a handler raised."""
     if isinstance(error, GoneError):
         return Response(status_code=GONE)
-    problem = explain(error)
-    if problem.kind is INTERNAL:
-        report(error)
-    elif problem.kind is UNAVAILABLE:
-        log.warning("%s", error)
-    return problem.response()
+    return judge(error).response()
 
 
 def install(app: FastAPI) -> None:

@@ -27,10 +27,8 @@ from starter.api.problems import (
     UNSUPPORTED,
     GoneError,
     Problem,
-    explain,
-    report,
+    judge,
 )
-from starter.api.problems import INTERNAL as INTERNAL_ERROR
 from starter.api.services import Context, caller_of
 from starter.requests import DEADLINE, LONGEST_KEY, answer_of, enqueue, start, take
 
@@ -42,9 +40,11 @@ if TYPE_CHECKING:
 
 KEY_HEADER = "Idempotency-Key"
 LONGEST_WAIT = 60.0
-PLAIN_KEY = re.compile(r"[\x20-\x7e]+")
-QUOTED_KEY = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
-NUMBER = re.compile(r"\d{1,9}(\.\d{1,3})?")
+KEY_PATTERN = r"""^([!#-~]([ -~]*[!-~])?|"([ !#-\[\]-~]|\\["\\])+")$"""
+"""A key as it is, or in quotes as in the IETF's draft of the header: printable ASCII either way."""
+
+KEY = re.compile(KEY_PATTERN)
+NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,400})?([eE][+-]?[0-9]{1,3})?")
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json")
 
 
@@ -76,9 +76,7 @@ class Records:
         except (GoneError, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever happened, the caller needs the key to find out about it
-            problem = explain(error)
-            if problem.kind is INTERNAL_ERROR:
-                report(error)
+            problem = judge(error)
             problem.headers[KEY_HEADER] = key
             raise problem from None
 
@@ -133,14 +131,15 @@ def respond(answer: SubmitAnswer, wishes: Wishes) -> Response:
 
 
 def key_of(request: Request) -> str | None:
-    """Read the Idempotency-Key, plain or quoted as in the draft of the IETF. Raises `Problem`."""
+    """Read the Idempotency-Key, plain or in quotes. Raises `Problem`."""
     values = request.headers.getlist(KEY_HEADER)
     if not values:
         return None
     key = values[0]
-    if quoted := QUOTED_KEY.fullmatch(key):
-        key = re.sub(r"\\(.)", r"\1", quoted[1])
-    if len(values) > 1 or not PLAIN_KEY.fullmatch(key) or len(key) > LONGEST_KEY:
+    fits = KEY.fullmatch(key)
+    if key.startswith('"'):
+        key = re.sub(r"\\(.)", r"\1", key[1:-1])
+    if len(values) > 1 or not fits or len(key) > LONGEST_KEY:
         raise Problem(BAD_REQUEST, f"{KEY_HEADER} is given once and has 1 to {LONGEST_KEY} printable ASCII characters.")
     return key
 

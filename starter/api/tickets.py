@@ -61,7 +61,7 @@ class Tickets:
             state = await self._look(request, ticket)
             if state.pattern != "upload":
                 raise Problem(NOT_FOUND, "Only files have rejects; a record's errors are in its ticket.")
-            if state.summary is None or not state.summary.rejects or state.summary.dialect is None:
+            if not state.counts.rejected or state.summary is None or state.summary.dialect is None:
                 return Response(status_code=204)
             rows = read_rejects(self._context.services.objects, state.summary.rejects)
             pipeline = self._pipeline(request, ticket)

@@ -1,9 +1,11 @@
 """Pipelines of the acceptance tests."""
 
 import asyncio
+from datetime import date
+from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from contracts import Pipeline, PostgresTable, Record
 from pipelines.flights import Flight, process
@@ -13,6 +15,13 @@ class Note(Record):
     id: int
     text: Annotated[str, Field(min_length=1)]
     amount: float | None = None
+
+
+class Price(Record):
+    id: int
+    price: Decimal
+    day: date
+    seen: AwareDatetime | None = None
 
 
 class Slow(Record):
@@ -26,6 +35,7 @@ async def slowly(record: Slow) -> Slow:
 
 notes = Pipeline(name="notes", record=Note, sink=PostgresTable("notes", key=("id",)))
 appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended", key=None))
+prices = Pipeline(name="prices", record=Price, sink=PostgresTable("prices", key=("id",)))
 slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
 faulty_flights = Pipeline(
     name="faulty_flights",

@@ -175,8 +175,8 @@ def test_without_a_valid_key_everything_looks_the_same(api: ApiServer, http: htt
         {"Authorization": "Bearer wrong"},
         {"Authorization": f"Basic {KEY}"},
         {"X-API-Key": "wrong"},
-        {"Authorization": f"Bearer {KEY}", "X-API-Key": KEY},
-        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {KEY}", "X-API-Key": NOTES_KEY},
+        {"Authorization": "Bearer"},
         {"Authorization": "Bearer \u00e4"},
     ]
     with api.client(None) as client:
@@ -257,7 +257,7 @@ def test_rejects_come_as_a_csv_and_the_options_count(http: httpx.Client, starter
     response = http.get(state["rejects"])
     assert response.headers["content-type"] == "text/csv; charset=utf-8"
     found = list(csv.DictReader(io.StringIO(response.text)))
-    assert [(row["id"], row["reject_line"], row["reject_code"]) for row in found][0] == ("x", "3", "int_parsing")
+    assert [(row["id"], row["reject_line"], row["reject_code"]) for row in found[:1]] == [("x", "3", "int_parsing")]
     assert starter("rejects", ticket, plain=True).out == response.text
     asked = http.post(f"/tickets/{ticket}/cancel")
     assert asked.status_code == 202
@@ -282,7 +282,15 @@ def test_rejects_come_as_a_csv_and_the_options_count(http: httpx.Client, starter
 
 @pytest.mark.parametrize(
     "query",
-    ["max_rejects=many", "max_rejects=101%25", "on_rejects=stop", "dry_run=yes", "dryrun=true", "filename=%00", "again="],
+    [
+        "max_rejects=many",
+        "max_rejects=101%25",
+        "on_rejects=stop",
+        "dry_run=yes",
+        "dryrun=true",
+        "filename=%00",
+        "again=",
+    ],
 )
 def test_a_wrong_option_stores_nothing(http: httpx.Client, query: str) -> None:
     problem(http.post(f"/pipelines/notes/files?{query}", content=b"id,text\n1,a\n"), 400, "bad-request")
@@ -328,16 +336,23 @@ def test_the_log_has_names_and_no_secrets(api: ApiServer, http: httpx.Client, en
     time.sleep(0.2)
     log = api.log
     assert "POST /pipelines/notes/records 201" in log
-    assert "/tickets/a%0d%0ab 400" in log
+    assert "/tickets/a%0D%0Ab 400" in log
     assert " tester\n" in log
-    for secret in (KEY, NOTES_KEY, "private", "secret=query", environ["DATABASE_URL"], environ["AWS_SECRET_ACCESS_KEY"]):
+    for secret in (
+        KEY,
+        NOTES_KEY,
+        "private",
+        "secret=query",
+        environ["DATABASE_URL"],
+        environ["AWS_SECRET_ACCESS_KEY"],
+    ):
         assert secret not in log
 
 
 def test_a_server_without_keys_does_not_start_by_accident(environ: dict[str, str]) -> None:
     cases: list[tuple[dict[str, str], list[str]]] = [
         ({}, []),
-        ({}, ["--without-keys", "--host", "0.0.0.0"]),
+        ({}, ["--without-keys", "--host", "::"]),
         ({"API_KEYS": KEYS}, ["--without-keys"]),
         ({"API_KEYS": "name:abc:notes"}, []),
         ({"API_KEYS": f"name:{'0' * 64}:"}, []),
@@ -352,9 +367,7 @@ def test_a_server_without_keys_does_not_start_by_accident(environ: dict[str, str
         assert len(done.stderr.strip().splitlines()) == 1, done
 
 
-def test_a_development_server_serves_this_machine_only(
-    environ: dict[str, str], workers: None, tmp_path: Path
-) -> None:
+def test_a_development_server_serves_this_machine_only(environ: dict[str, str], workers: None, tmp_path: Path) -> None:
     with serving(environ, tmp_path / "log", "--without-keys") as server, server.client(None) as client:
         assert client.post(NOTES, json=record(9013)).status_code == 201
         assert client.get("/docs").status_code == 200
@@ -391,18 +404,6 @@ def test_overload_is_told_at_once_and_not_queued(environ: dict[str, str], tmp_pa
             assert client.get("/healthz").status_code == 200
             for connection in crowd:
                 connection.close()
-
-
-def test_a_stopping_server_tells_who_waits_that_it_is_accepted(
-    environ: dict[str, str], stack: object, tmp_path: Path
-) -> None:
-    # `unserved` has no worker, so its records wait.
-    environ = {**environ, "API_KEYS": KEYS, "TEMPORAL_NAMESPACE": environ.get("TEMPORAL_NAMESPACE", "default")}
-    with serving(environ, tmp_path / "log") as server:
-        with server.client() as client:
-            assert client.get("/healthz").status_code == 200
-        assert server.stop() == 0
-        assert "Traceback" not in server.log
 
 
 def test_what_is_no_http_is_a_problem_document_too(api: ApiServer) -> None:

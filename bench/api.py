@@ -1,0 +1,104 @@
+"""What the HTTP API adds to `submit`: the same records over HTTP and by the library, in turn, on the same servers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from statistics import median
+from typing import TYPE_CHECKING
+
+import httpx
+
+from bench.report import Measure
+from bench.requests import CALLS, WARM_UP_CALLS, bodies, time_submit
+from bench.servers import ROOT, WORKER_SECONDS, BenchError
+from bench.tables import clear
+from starter.api.keys import new_key
+from workers.client import connect_temporal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.servers import Servers
+
+GOAL_MS = 5.0
+LISTENING = re.compile(r"listening on (http://\S+)")
+
+
+@contextmanager
+def serving(servers: Servers) -> Iterator[tuple[str, str]]:
+    """Run one API process; gives its URL and a key."""
+    token, key = new_key("bench", "orders")
+    path = servers.folder / "api.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "starter", "api", "--port", "0"],
+            cwd=ROOT,
+            env=servers.environ | {"API_KEYS": key.line()},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + WORKER_SECONDS
+        while not (found := LISTENING.search(path.read_text(errors="replace"))):
+            if process.poll() is not None or time.monotonic() > deadline:
+                message = f"the API did not start:\n{path.read_text(errors='replace')[-2000:]}"
+                raise BenchError(message)
+            time.sleep(0.05)
+        yield found[1], token
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+async def time_post(client: httpx.AsyncClient, body: str) -> float:
+    """Post one record over a connection that is open; returns seconds."""
+    started = time.perf_counter()
+    response = await client.post("/pipelines/orders/records", content=body)
+    seconds = time.perf_counter() - started
+    if response.status_code != 201:
+        message = f"a post ended otherwise than it should: {response.status_code} {response.text}"
+        raise BenchError(message)
+    return seconds
+
+
+async def measure_rounds(servers: Servers, rounds: int) -> Measure:
+    """Call one after the other, alternating call by call, so that both meet the same server."""
+    client = await connect_temporal(servers.settings)
+    texts = iter(bodies(2 * (WARM_UP_CALLS + rounds * CALLS)))
+    with serving(servers) as (url, token):
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as http:
+            for _ in range(WARM_UP_CALLS):
+                await time_submit(client, servers, next(texts))
+                await time_post(http, next(texts))
+            library: list[float] = []
+            ours: list[float] = []
+            for turn in range(1, rounds + 1):
+                pairs = [
+                    (await time_submit(client, servers, next(texts)), await time_post(http, next(texts)))
+                    for _ in range(CALLS)
+                ]
+                library.append(median(pair[0] for pair in pairs))
+                ours.append(median(pair[1] for pair in pairs))
+                print(
+                    f"round {turn}: submit {library[-1] * 1000:.1f} ms, API {ours[-1] * 1000:.1f} ms (p50)", flush=True
+                )
+    samples = tuple((mine - theirs) * 1000 for mine, theirs in zip(ours, library, strict=True))
+    return Measure(
+        name="API p50 - submit p50, ms",
+        value=median(samples),
+        goal=GOAL_MS,
+        detail=f"{median(ours) * 1000:.1f} ms against {median(library) * 1000:.1f} ms",
+        samples=samples,
+    )
+
+
+def measure_api(servers: Servers, rounds: int) -> list[Measure]:
+    """Measure with the workers that run already."""
+    asyncio.run(clear(servers.dsn, "orders"))
+    return [asyncio.run(measure_rounds(servers, rounds))]
