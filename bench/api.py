@@ -78,23 +78,25 @@ async def measure_rounds(servers: Servers, rounds: int) -> Measure:
                 await time_post(http, next(texts))
             library: list[float] = []
             ours: list[float] = []
+            added: list[float] = []
             for turn in range(1, rounds + 1):
                 pairs = [
                     (await time_submit(client, servers, next(texts)), await time_post(http, next(texts)))
                     for _ in range(CALLS)
                 ]
+                # The difference of each pair: both met the same moment of the same machine.
+                added.append(median(pair[1] - pair[0] for pair in pairs) * 1000)
                 library.append(median(pair[0] for pair in pairs))
                 ours.append(median(pair[1] for pair in pairs))
                 print(
                     f"round {turn}: submit {library[-1] * 1000:.1f} ms, API {ours[-1] * 1000:.1f} ms (p50)", flush=True
                 )
-    samples = tuple((mine - theirs) * 1000 for mine, theirs in zip(ours, library, strict=True))
     return Measure(
-        name="API p50 - submit p50, ms",
-        value=median(samples),
+        name="API - submit, p50 of pairs, ms",
+        value=median(added),
         goal=GOAL_MS,
         detail=f"{median(ours) * 1000:.1f} ms against {median(library) * 1000:.1f} ms",
-        samples=samples,
+        samples=tuple(added),
     )
 
 
