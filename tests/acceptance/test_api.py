@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -185,7 +186,9 @@ def test_without_a_valid_key_everything_looks_the_same(api: ApiServer, http: htt
             for path in paths
             for headers in wrong
             for method in ("GET", "POST", "DELETE")
-            for response in [client.request(method, path, headers={k: v.encode() for k, v in headers.items()})]
+            for response in [
+                client.request(method, path, headers=[(k.encode(), v.encode()) for k, v in headers.items()])
+            ]
         }
         assert len(found) == 1
         assert next(iter(found))[0] == 401
@@ -336,7 +339,7 @@ def test_the_log_has_names_and_no_secrets(api: ApiServer, http: httpx.Client, en
     time.sleep(0.2)
     log = api.log
     assert "POST /pipelines/notes/records 201" in log
-    assert "/tickets/a%0D%0Ab 400" in log
+    assert re.search("GET /tickets/a%0d%0ab 404 ", log, re.IGNORECASE), log
     assert " tester\n" in log
     for secret in (
         KEY,
@@ -422,7 +425,7 @@ class Stored(Frozen):
     environ: dict[str, str]
 
     def _list(self, operation: str, **more: str) -> dict[str, Any]:
-        import boto3
+        import boto3  # type: ignore[import-untyped]  # stubs are installed for its asynchronous cousin only
 
         client = boto3.client(
             "s3",

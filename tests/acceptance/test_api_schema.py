@@ -53,5 +53,6 @@ def test_the_document_has_every_pipeline_and_every_record(http: httpx.Client, st
         schema = document["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
         assert schema["additionalProperties"] is False
     flight = document["components"]["schemas"]["flights.record"]
-    assert flight["properties"]["time_hour"] == {"format": "date-time", "title": "Time Hour", "type": "string"}
+    assert flight["properties"]["time_hour"]["format"] == "date-time"
+    assert flight["properties"]["month"] == {"maximum": 12, "minimum": 1, "title": "Month", "type": "integer"}
     assert "departure_status" in document["components"]["schemas"]["flights.row"]["properties"]

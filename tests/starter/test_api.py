@@ -20,7 +20,7 @@ from starter.api import limits, records
 from starter.api.app import build
 from starter.api.keys import Caller, Key, Keyring, digest_of, load_keys, new_key, parse_keys
 from starter.api.openapi import describe
-from starter.api.problems import KINDS, explain
+from starter.api.problems import KINDS, Problem, explain
 from starter.api.records import respond, wishes_of
 from starter.api.services import Context
 from starter.exits import CommandError, Exit
@@ -242,7 +242,7 @@ def test_every_answer_has_its_status() -> None:
         ("failed", ()): 500,
     }
     for (word, errors), status in refused.items():
-        with pytest.raises(records.Problem) as caught:
+        with pytest.raises(Problem) as caught:
             respond(base.model_copy(update={"status": word, "errors": errors}), plain)
         assert caught.value.kind.status == status
         assert caught.value.headers["Idempotency-Key"] == "k"
