@@ -76,6 +76,8 @@ def build(context: Context, keyring: Keyring | None) -> Entrance:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Spans and metrics would take queries and errors along, which no log of ours may have.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     problems.install(app)
     questions = Questions(context, keys=keyring is not None)
