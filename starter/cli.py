@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import consume, dead_letters, declared, demo, send, stack, submit, tickets, upload
+from starter.commands import api, consume, dead_letters, declared, demo, send, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -63,6 +63,8 @@ app.command()(upload.resume)
 app.command()(tickets.cancel)
 app.command()(tickets.status)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(api.api)
+app.command("api-key")(api.api_key)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -29,7 +29,10 @@ STACK_S3 = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_REGION"}
 
 
 class Settings(BaseSettings):
-    """Every service's address and credentials. The defaults are those of development servers on usual ports."""
+    """Every service's address and credentials, and the API's keys and limits.
+
+    The defaults are those of development servers on usual ports.
+    """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
@@ -49,6 +52,11 @@ class Settings(BaseSettings):
     sqs_endpoint_url: str = ""
     sqs_region: str = "us-east-1"
     pipelines: str = "pipelines"
+    api_keys: SecretStr = SecretStr("")
+    api_keys_file: str = ""
+    api_requests_in_flight: int = Field(default=64, ge=1)
+    api_uploads_in_flight: int = Field(default=4, ge=1)
+    api_connections: int = Field(default=1000, ge=1)
 
     @classmethod
     def settings_customise_sources(

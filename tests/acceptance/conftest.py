@@ -17,10 +17,15 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
+from tests.acceptance.api import KEYS, serving
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import httpx
+
     from starter.stack import Stack
+    from tests.acceptance.api import ApiServer
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINES = "pipelines,tests.acceptance.declared,tests.acceptance.logged"
@@ -139,3 +144,16 @@ def starter(environ: dict[str, str], workers: None, tmp_path: Path) -> Starter:
 def starter_alone(environ: dict[str, str], tmp_path: Path) -> Starter:
     """Without the promise that workers run."""
     return Starter(environ, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def api(environ: dict[str, str], workers: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """A server with keys, beside workers."""
+    with serving({**environ, "API_KEYS": KEYS}, tmp_path_factory.mktemp("api") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def http(api: ApiServer) -> Iterator[httpx.Client]:
+    with api.client() as client:
+        yield client

@@ -1,9 +1,11 @@
 """Pipelines of the acceptance tests."""
 
 import asyncio
+from datetime import date
+from decimal import Decimal
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from contracts import Pipeline, PostgresTable, Record, WorkQueue
 from pipelines.flights import Flight, process
@@ -13,6 +15,13 @@ class Note(Record):
     id: int
     text: Annotated[str, Field(min_length=1)]
     amount: float | None = None
+
+
+class Price(Record):
+    id: int
+    price: Decimal
+    day: date
+    seen: AwareDatetime | None = None
 
 
 class Slow(Record):
@@ -30,6 +39,7 @@ appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended",
 queued = Pipeline(
     name="queued", record=Note, sink=PostgresTable("queued", key=("id",)), queue=WorkQueue("notes-to-store")
 )
+prices = Pipeline(name="prices", record=Price, sink=PostgresTable("prices", key=("id",)))
 slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
 faulty_flights = Pipeline(
     name="faulty_flights",
