@@ -6,6 +6,7 @@ import asyncio
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import tempfile
@@ -36,6 +37,7 @@ FILES = {"flights": "flights-2013-01.csv.gz", "weather": "weather.csv.gz"}
 KEY = "demo-flight"
 LONGEST_SECONDS = 300.0
 FAULTY_ROWS = 100
+QUEUED_ROWS = 2000
 FAULTS = {17: ("carrier", "aa"), 42: ("distance", "far"), 43: ("dest", ""), 80: ("time_hour", "yesterday")}
 """Row of the faulty file -> the column that is spoilt, and what is written into it."""
 
@@ -77,7 +79,8 @@ def demo(
 
 
 async def show(output: Output, say: Say) -> tuple[dict[str, object], bool]:
-    """Go through the two patterns; returns what happened, and whether all of it was right."""
+    """Go through the patterns; returns what happened, and whether all of it was right."""
+    from starter.commands.demo_queues import YEAR, show_queues
     from starter.services import declared, load_settings, object_store, temporal
 
     settings = load_settings()
@@ -89,13 +92,15 @@ async def show(output: Output, say: Say) -> tuple[dict[str, object], bool]:
         ]
         submits = await submit_examples(client, settings, pipelines["flights"], say)
         faulty = await upload_faulty(client, objects, settings, say)
+        queues = await show_queues(client, settings, pipelines["flights"], flights_of(pipelines["flights"], YEAR), say)
     good = all(equal for _, equal in uploads) and submits_good(submits) and faulty.counts.rejected == len(FAULTS)
     document: dict[str, object] = {
         "uploads": [state.document() | {"equal": equal} for state, equal in uploads],
         "submits": [answer.model_dump(mode="json") for answer in submits],
         "faulty": faulty.document(),
+        "queues": queues.model_dump(mode="json"),
     }
-    return document, good
+    return document, good and queues.equal
 
 
 async def load(client: Client, objects: ObjectStore, settings: Settings, pipeline: str, path: Path) -> TicketState:
@@ -166,25 +171,37 @@ def submits_good(answers: tuple[SubmitAnswer, ...]) -> bool:
     )
 
 
-def rows_of(name: str) -> list[dict[str, str]]:
+def rows_of(name: str, count: int) -> list[dict[str, str]]:
     """Read the first rows of an example."""
     with gzip.open(EXAMPLES / FILES[name], "rt", newline="") as file:
-        return [row for row, _ in zip(csv.DictReader(file), range(FAULTY_ROWS), strict=False)]
+        return list(itertools.islice(csv.DictReader(file), count))
+
+
+def record_of(pipeline: Pipeline, row: Mapping[str, str]) -> dict[str, object]:
+    """Turn a row of a file into the record that a caller would send."""
+    cells = {name: cell for name, cell in row.items() if cell not in pipeline.absent}
+    return pipeline.record.model_validate_strings(cells).model_dump(mode="json")
+
+
+def flights_of(pipeline: Pipeline, year: int) -> list[dict[str, object]]:
+    """Make records of flights that no file holds: those of a file, in another year."""
+    rows = rows_of("flights", QUEUED_ROWS)
+    return [
+        record_of(pipeline, {**row, "year": str(year), "time_hour": row["time_hour"].replace("2013", str(year))})
+        for row in rows
+    ]
 
 
 def example_flight(pipeline: Pipeline) -> dict[str, object]:
     """Make a flight that no file holds, from the first one that one holds."""
-    row = rows_of("flights")[0]
-    cells = {name: None if cell in pipeline.absent else cell for name, cell in row.items()}
-    flight = pipeline.record.model_validate_strings(cells).model_dump(mode="json")
-    return {**flight, "flight": 9999}
+    return {**record_of(pipeline, rows_of("flights", 1)[0]), "flight": 9999}
 
 
 async def upload_faulty(client: Client, objects: ObjectStore, settings: Settings, say: Say) -> TicketState:
     """Upload a file with a few faults and show its rejects."""
     from activities.rejects import print_rejects, read_rejects
 
-    rows = rows_of("flights")
+    rows = rows_of("flights", FAULTY_ROWS)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
