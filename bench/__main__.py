@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from bench.consume import measure_consume
 from bench.loads import measure_memory, measure_speed, warm_up
 from bench.orders import write_orders
 from bench.report import Measure, save, show
@@ -19,7 +20,7 @@ from bench.servers import BenchError, running
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PARTS = ("enqueue", "load", "submit", "memory")
+PARTS = ("enqueue", "load", "submit", "consume", "memory")
 
 
 def arguments() -> argparse.Namespace:
@@ -66,6 +67,8 @@ def measure_with_workers(options: argparse.Namespace, parts: Sequence[str]) -> l
             measures += measure_speed(servers, path, options.rows, options.rounds)
         if "submit" in parts:
             measures += measure_submit(servers, options.rounds)
+        if "consume" in parts:
+            measures += measure_consume(servers, options.rounds, options.workers)
         if "memory" in parts:
             measures += measure_memory(servers, path, options.rows, options.workers)
     return measures

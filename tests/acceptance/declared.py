@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts import Pipeline, PostgresTable, Record
+from contracts import Pipeline, PostgresTable, Record, WorkQueue
 from pipelines.flights import Flight, process
 
 
@@ -27,6 +27,9 @@ async def slowly(record: Slow) -> Slow:
 notes = Pipeline(name="notes", record=Note, sink=PostgresTable("notes", key=("id",)))
 strict_notes = Pipeline(name="strict_notes", record=Note, sink=PostgresTable("strict_notes", key=("id",)))
 appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended", key=None))
+queued = Pipeline(
+    name="queued", record=Note, sink=PostgresTable("queued", key=("id",)), queue=WorkQueue("notes-to-store")
+)
 slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
 faulty_flights = Pipeline(
     name="faulty_flights",

@@ -25,7 +25,7 @@ from contracts.dead_letters import (
 )
 from contracts.errors import UnavailableError
 from contracts.ports import Burial
-from contracts.requests import CONFLICT, REJECTED, RequestResult
+from contracts.requests import REJECTED, RequestResult
 from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
 from stores.memory_sink import MemorySink
@@ -151,16 +151,6 @@ async def test_what_was_given_up_is_never_stored_and_what_was_stored_is_never_gi
     letter = await other.bury(GOOD)
     await other.activities().store_letter(TryDeadLetter(letter=letter))
     assert (await other.activities().give_up_letter(give_up)).state == "stored"
-
-
-async def test_another_payload_under_a_unit_that_is_stored_is_a_conflict() -> None:
-    room = Room()
-    letter = await room.bury(GOOD)
-    await room.activities().store_letter(TryDeadLetter(letter=letter))
-    other = letter.model_copy(update={"fingerprint": "g"})
-    with pytest.raises(ApplicationError) as caught:
-        await room.activities().store_letter(TryDeadLetter(letter=other))
-    assert caught.value.type == CONFLICT
 
 
 async def test_an_outage_is_tried_again() -> None:
