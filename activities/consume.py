@@ -119,6 +119,8 @@ class Consumer:
         self.ends = time.monotonic() + turn.seconds
         self.size = min(turn.batch, PROBE_ITEMS if turn.probe else FIRST_ITEMS)
         self.counts = counted_before()
+        # Reported at once, or another attempt after this one would not hear of it.
+        beat.reach(self.counts)
         self.held: dict[str, Delivery] = {}
         self.empty = False
         self.looks = 0
@@ -373,6 +375,5 @@ def counted_before() -> ConsumeCounts:
     """Take over what an attempt at this turn reported before it died. What it did after that is not counted."""
     if activity.in_activity():
         for detail in activity.info().heartbeat_details:
-            if detail is not None:
-                return ConsumeCounts.model_validate(detail)
+            return ConsumeCounts.model_validate(detail)
     return ConsumeCounts()

@@ -31,7 +31,7 @@ class Pulse:
 
     async def _beat(self) -> None:
         while True:
-            activity.heartbeat(self.done)
+            activity.heartbeat(*(() if self.done is None else (self.done,)))
             await asyncio.sleep(EVERY_SECONDS)
 
 
