@@ -21,7 +21,7 @@ def status(
     ticket: Ticket,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it is over.")] = False,
 ) -> None:
-    """Say how a request or a load stands."""
+    """Say how something stands: a request, a load, a queue worker, a dead letter or a redrive."""
     output = output_of(context)
     state = asyncio.run(ask(output, ticket, watch=watch))
     output.result(state.document(), *state.lines())
@@ -54,7 +54,7 @@ def cancel(
     ticket: Ticket,
     deadline: Annotated[float, typer.Option(help="Seconds to wait until it is over.", min=0)] = 120.0,
 ) -> None:
-    """Stop a request or a load; what is committed stays, and is counted."""
+    """Stop a request, a load or a redrive; what is committed stays, and is counted."""
     output = output_of(context)
     state = asyncio.run(stop(ticket, deadline))
     output.result(state.document(), *state.lines())
