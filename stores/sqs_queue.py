@@ -249,7 +249,7 @@ class SqsQueue:
         faults: list[str] = []
         failures: list[Any] = []
         for attempt in range(TRIES):
-            await asyncio.sleep(0.2 * 2**attempt if attempt else 0)
+            await asyncio.sleep(0.1 * 2**attempt if attempt else 0)
             numbered = [{**entry, "Id": str(index)} for index, entry in enumerate(entries)]
             async with self._asking(queue):
                 answer = await operation(QueueUrl=known.url, Entries=numbered)

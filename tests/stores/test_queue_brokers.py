@@ -89,8 +89,9 @@ async def js(settings: Settings) -> AsyncIterator[JetStreamContext]:
 
 
 async def test_a_broker_that_is_killed_keeps_what_was_sent_and_forgets_what_was_acknowledged(
-    settings: Settings, server: Server, work: WorkQueue
+    settings: Settings, server: Server, work: WorkQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stores.nats_queue.ANSWER_SECONDS", 1.0)
     work = dataclasses.replace(work, lease=2 * SECOND)
     async with NatsQueue.open(settings.model_copy(update={"nats_url": server.url})) as queue:
         with pytest.raises(UnavailableError, match="the connection is refused"):
@@ -131,8 +132,9 @@ async def test_a_broker_that_goes_away_ends_a_waiting_fetch(
 
 
 async def test_nothing_is_lost_and_all_of_it_comes_while_the_broker_is_killed_again_and_again(
-    settings: Settings, server: Server, work: WorkQueue
+    settings: Settings, server: Server, work: WorkQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stores.nats_queue.ANSWER_SECONDS", 1.0)
     work = dataclasses.replace(work, lease=SECOND)
     server.start()
     sent: set[str] = set()
