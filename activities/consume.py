@@ -122,7 +122,7 @@ class Consumer:
         self.ends = time.monotonic() + turn.seconds
         self.size = min(turn.batch, PROBE_ITEMS if turn.probe else FIRST_ITEMS)
         self.counts = counted_before()
-        # Reported at once, or another attempt after this one would not hear of it.
+        # Before the first heartbeat, or another attempt after this one would not hear of it.
         beat.reach(self.counts)
         self.held: dict[str, Delivery] = {}
         self.empty = False
