@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 from collections import defaultdict
 from datetime import timedelta
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from contracts.pipeline import Pipeline
     from contracts.ports import FailureLedger, ItemOutcome, ObjectStore, Parking, Sink
     from contracts.queue import Delivery, Queue
+
+log = logging.getLogger(__name__)
 
 OUTAGES = (TransientError, TerminalError, OSError)
 """What ends a turn with a reason. A terminal error, such as a table that does not match, wants an operator; the items
@@ -119,6 +122,8 @@ class Consumer:
         self.ends = time.monotonic() + turn.seconds
         self.size = min(turn.batch, PROBE_ITEMS if turn.probe else FIRST_ITEMS)
         self.counts = counted_before()
+        # Before the first heartbeat, or another attempt after this one would not hear of it.
+        beat.reach(self.counts)
         self.held: dict[str, Delivery] = {}
         self.empty = False
         self.looks = 0
@@ -207,9 +212,19 @@ class Consumer:
 
     async def settle_all(self, works: Sequence[Work]) -> str:
         """Settle a window, and after it, one by one, what came too often; returns why to pause, if so."""
-        reason = await self.settle([work for work in works if not self.suspicious(work)])
-        for work in works:
-            if self.suspicious(work) and not reason and not self.stopped:
+        together = [work for work in works if not self.suspicious(work)]
+        alone = [work for work in works if self.suspicious(work)]
+        reason = ""
+        try:
+            reason = await self.settle(together)
+        except OUTAGES:
+            raise
+        except Exception:
+            # Nobody knows of such an error, so it may be the fault of one of them, and costs the others nothing.
+            log.exception("a window of %s fails as a whole; its items are tried one by one", self.pipeline.name)
+            alone = [work for work in works if work.deliveries[0].handle in self.held]
+        for work in alone:
+            if not reason and not self.stopped:
                 reason = await self.settle_alone(work)
         # What there was no time for: no fault of the items.
         await self.give_back(work for work in works if work.outcome == "open")
@@ -226,6 +241,12 @@ class Consumer:
             await self.judge.judge([work], self.lateness(time.monotonic()))
         try:
             return await self.settle([work])
+        except OUTAGES:
+            raise
+        except Exception as error:  # noqa: BLE001  - whatever it is, it is about this item
+            work.fail(error)
+            await self.see_to([work])
+            return ""
         finally:
             with contextlib.suppress(*OUTAGES):
                 await self.ports.failures.forget_failures([marker])
@@ -373,6 +394,5 @@ def counted_before() -> ConsumeCounts:
     """Take over what an attempt at this turn reported before it died. What it did after that is not counted."""
     if activity.in_activity():
         for detail in activity.info().heartbeat_details:
-            if detail is not None:
-                return ConsumeCounts.model_validate(detail)
+            return ConsumeCounts.model_validate(detail)
     return ConsumeCounts()

@@ -23,7 +23,7 @@ class Pulse:
     """Heartbeats with how far the work is, bytes or counts, while its context is open."""
 
     def __init__(self) -> None:
-        self.done: object = None
+        self.done: object = 0
 
     def reach(self, done: object) -> None:
         """Note how far the work is."""

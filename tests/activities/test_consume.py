@@ -496,3 +496,21 @@ async def test_two_consumers_with_the_same_item_store_it_or_park_it(order: str) 
         assert second.counts.rejected == 1
     assert first.counts.read == 1
     assert await bench.left() == 0
+
+
+async def test_an_item_over_which_our_own_code_stumbles_costs_its_neighbours_nothing() -> None:
+    bench = Bench(max_attempts=2)
+    write = bench.sink.write
+
+    async def stumbling(table: Any, items: Any, **options: Any) -> Any:
+        if any(item.row == (13,) for item in items):
+            raise AttributeError(WORDS)
+        return await write(table, items, **options)
+
+    bench.sink.write = stumbling  # type: ignore[method-assign]
+    await bench.send(*range(20))
+    assert (await bench.turn()).counts == ConsumeCounts(read=20, written=19, retried=1)
+    bench.queue.advance(timedelta(minutes=5))
+    assert (await bench.turn()).counts == ConsumeCounts(read=1, rejected=1)
+    assert bench.parking.letters["13"].breakdown.error_type == "AttributeError"
+    assert bench.failures.counts == {}

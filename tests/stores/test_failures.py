@@ -115,12 +115,13 @@ async def test_concurrent_failures_all_count(bench: Bench) -> None:
     )
 
 
+@pytest.mark.parametrize("records", [True, False])
 @pytest.mark.parametrize("single", [True, False])
-async def test_a_unit_that_was_buried_first_is_not_stored(bench: Bench, *, single: bool) -> None:
+async def test_a_unit_that_was_buried_first_is_not_stored(bench: Bench, *, single: bool, records: bool) -> None:
     table, item = await bench.table(), Item(bench.unit("a"), "f", (1, "a"))
     assert await bench.ledger.bury([Burial(item.unit, "f", REASON)]) == ["dead"]
     neighbours = [] if single else [Item(bench.unit("b"), "f", (2, "b"))]
-    outcomes = await bench.sink.write(table, [item, *neighbours])
+    outcomes = await bench.sink.write(table, [item, *neighbours], records=records)
     assert [outcome.status for outcome in outcomes] == ["dead"] + ["stored"] * len(neighbours)
     assert (await bench.sink.write(table, [Item(item.unit, "f", None), *neighbours]))[0] == ItemOutcome("dead")
     other = await bench.sink.write(table, [Item(item.unit, "another payload", (1, "b")), *neighbours])
@@ -141,16 +142,17 @@ async def test_a_unit_that_was_stored_first_is_not_buried(bench: Bench) -> None:
     assert await bench.ledger.bury([]) == []
 
 
+@pytest.mark.parametrize("records", [True, False])
 @pytest.mark.parametrize("key", [("id",), None])
 @pytest.mark.parametrize("count", [1, 4])
 async def test_of_storing_and_burying_at_once_exactly_one_happens(
-    bench: Bench, count: int, key: tuple[str] | None
+    bench: Bench, count: int, key: tuple[str] | None, *, records: bool
 ) -> None:
     table = await bench.table(key=key)
     for start in range(40):
         items = [Item(bench.unit(f"{start}/{n}"), "f", (start * 10 + n, "a")) for n in range(count)]
         burials = [Burial(item.unit, "f", REASON) for item in reversed(items)]
-        storing, burying = bench.sink.write(table, items), bench.ledger.bury(burials)
+        storing, burying = bench.sink.write(table, items, records=records), bench.ledger.bury(burials)
         if start % 2:
             states, outcomes = await asyncio.gather(burying, storing)
         else:
@@ -178,15 +180,18 @@ async def hold(dsn: str, unit: Unit, state: str) -> tuple[asyncpg.Connection[asy
     return other, transaction
 
 
+@pytest.mark.parametrize("records", [True, False])
 @pytest.mark.parametrize("commits", [True, False])
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_write_waits_for_a_burial_that_is_not_committed_yet(dsn: str, count: int, *, commits: bool) -> None:
+async def test_a_write_waits_for_a_burial_that_is_not_committed_yet(
+    dsn: str, count: int, *, commits: bool, records: bool
+) -> None:
     async with PostgresSink.open(dsn) as sink:
         bench = Bench(sink, PostgresFailureLedger(sink), dsn)
         table = await bench.table(key=("id",))
         items = [Item(bench.unit(str(n)), "f", (n, "a")) for n in range(count)]
         other, transaction = await hold(dsn, items[0].unit, "dead")
-        writing = asyncio.create_task(sink.write(table, items))
+        writing = asyncio.create_task(sink.write(table, items, records=records))
         await asyncio.sleep(0.2)
         assert not writing.done()
         await (transaction.commit() if commits else transaction.rollback())
