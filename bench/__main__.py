@@ -9,13 +9,14 @@ import argparse
 import signal
 import sys
 
+from bench.consume import measure_consume
 from bench.loads import measure_memory, measure_speed, warm_up
 from bench.orders import write_orders
 from bench.report import Measure, save, show
 from bench.requests import measure_submit
 from bench.servers import BenchError, running
 
-PARTS = ("load", "submit", "memory")
+PARTS = ("load", "submit", "consume", "memory")
 
 
 def arguments() -> argparse.Namespace:
@@ -46,6 +47,8 @@ def main() -> int:
                 measures += measure_speed(servers, path, options.rows, options.rounds)
             if "submit" in parts:
                 measures += measure_submit(servers, options.rounds)
+            if "consume" in parts:
+                measures += measure_consume(servers, options.rounds, options.workers)
             if "memory" in parts:
                 measures += measure_memory(servers, path, options.rows, options.workers)
     except BenchError as error:
