@@ -26,6 +26,7 @@ from stores import connect
 from stores.settings import load_settings
 from workers.build import build_workers
 from workers.client import connect_temporal
+from workers.halts import acknowledging_first, halting
 from workflows.options import FILES, LOADS, PIPELINES
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     # For crash tests, which have to fail without this safeguard.
     parser.add_argument("--without-receipts", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--acknowledge-first", action="store_true", help=argparse.SUPPRESS)
+    # For crash tests, which aim at one moment: see `workers.halts`.
+    parser.add_argument("--halt", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -114,6 +118,10 @@ async def run_process(settings: Settings, options: argparse.Namespace, pipelines
     if options.metrics:
         runtime = Runtime(telemetry=TelemetryConfig(metrics=PrometheusConfig(bind_address=options.metrics)))
     async with connect(settings, pipelines, receipts=not options.without_receipts) as stores:
+        if options.acknowledge_first:
+            stores = acknowledging_first(stores)  # noqa: PLW2901  - the same stores, wrapped
+        if options.halt:
+            stores = halting(stores, options.halt)  # noqa: PLW2901
         await prepare_tables(stores.sink, pipelines)
         connecting = asyncio.create_task(connect_patiently(settings, runtime))
         stopping = asyncio.create_task(stop.wait())

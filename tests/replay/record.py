@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
+from contracts.consume import ConsumeChange
 from contracts.dead_letters import DeadLetterFilter, DiscardDeadLetter, RetryDeadLetter
 from contracts.loads import LoadOptions, RejectLimit
 from tests.workflows.world import BROKEN, DECLARED, World, open_world, orders, parked, start_environment, until
 from workers.parking import TemporalParking
+from workflows.consume import Consume
 from workflows.enqueue import Enqueue
 from workflows.parking import Parked
 from workflows.redrive import Redrive
@@ -331,6 +333,50 @@ async def redrive_paused_and_cancelled(world: World) -> list[WorkflowHandle[Any,
     return [handle]
 
 
+async def consume_drained(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await world.send(*range(50))
+    handle = await world.consume(drain=True)
+    await handle.result()
+    return [handle]
+
+
+async def consume_stopped(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.consume()
+    await world.send(*range(50))
+    await handle.execute_update(Consume.configure, ConsumeChange(workers=3, batch=10))
+    await asyncio.sleep(1)
+    await handle.execute_update(Consume.stop)
+    await handle.result()
+    return [handle]
+
+
+async def consume_paused(world: World) -> list[WorkflowHandle[Any, Any]]:
+    world.sink.outage = timedelta(minutes=10)
+    await world.send(*range(50))
+    handle = await world.consume(drain=True, longest_pause=60.0)
+    await handle.result()
+    return [handle]
+
+
+async def consume_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await world.send(*range(50))
+    handle = await world.consume(turns_per_run=3)
+    await asyncio.sleep(2)
+    current = world.client.get_workflow_handle(handle.id)
+    await current.execute_update(Consume.finish)
+    await current.result()
+    first = world.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+    return [first, current]
+
+
+async def consume_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.consume(turn_seconds=30.0)
+    await asyncio.sleep(1)
+    await handle.cancel()
+    await ended(handle)
+    return [handle]
+
+
 SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], ...] = (
     submit_committed,
     submit_rejected,
@@ -352,6 +398,11 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     upload_packed,
     upload_packed_cancelled,
     upload_started_again,
+    consume_drained,
+    consume_stopped,
+    consume_paused,
+    consume_continued,
+    consume_cancelled,
     enqueue_stored,
     enqueue_after_outage,
     enqueue_conflict,
