@@ -15,19 +15,11 @@ import pytest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from contracts.consume import ConsumeChange
-from contracts.queue import Depth, WorkQueue
-from starter import consumers
-from starter.services import temporal
-from stores import connect_queue
-from stores.settings import load_settings
 from tests.acceptance.conftest import LOG_DATABASE, LOG_ROLE, Starter
 from tests.acceptance.logged import PAUSE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-
-    from stores.settings import Settings
+    from collections.abc import Callable, Iterator
 
 SECRET_TEXT = "a-text-that-no-log-may-hold"
 
@@ -136,36 +128,21 @@ def test_a_log_that_is_lost_between_intent_and_outcome_delays_the_yes(starter: S
     assert PAUSE * 1000 <= starter.select(took, LOG_DATABASE)[0][0] < (time.monotonic() - began) * 1000
 
 
-@contextlib.asynccontextmanager
-async def consumer(settings: Settings) -> AsyncIterator[None]:
-    """Let the queue worker of the log run."""
-    async with temporal(settings) as client:
-        await consumers.start(client, settings, "queued_requests", ConsumeChange())
-        yield
-        await consumers.stop(client, settings, "queued_requests")
-        await client.get_workflow_handle("consume/queued_requests").result()
-
-
-async def test_behind_a_queue_a_log_that_is_down_delays_nothing_and_gets_each_entry_once(starter: Starter) -> None:
+def test_behind_a_queue_a_log_that_is_down_delays_nothing_and_gets_each_entry_once(starter: Starter) -> None:
     keys = [uuid.uuid4().hex for _ in range(3)]
-    settings = load_settings(starter.environ)
-    async with consumer(settings):
-        with no_log(starter):
-            for number, key in enumerate(keys):
-                ran = await asyncio.to_thread(starter, "submit", "queued_notes", note(100 + number), "--key", key)
-                assert ran.exit == 0, ran
-                again = await asyncio.to_thread(starter, "submit", "queued_notes", note(100 + number), "--key", key)
-                assert again.json["repeat"]
-                assert count(starter, "queued_notes", 100 + number) == 1
-        async with asyncio.timeout(90):
-            while True:
-                if all(log_rows(starter, key, "queued_requests") for key in keys):
-                    break
-                await asyncio.sleep(0.2)
+    with no_log(starter):
+        assert starter("consume", "queued_requests").exit == 0
+        for number, key in enumerate(keys):
+            ran = starter("submit", "queued_notes", note(100 + number), "--key", key)
+            assert ran.exit == 0, ran
+            assert starter("submit", "queued_notes", note(100 + number), "--key", key).json["repeat"]
+            assert count(starter, "queued_notes", 100 + number) == 1
+    eventually(lambda: all(log_rows(starter, key, "queued_requests") for key in keys), 90)
     for key in keys:
         assert log_rows(starter, key, "queued_requests") == [("committed", "[]")]
-    async with connect_queue(settings) as queue:
-        assert await queue.depth(WorkQueue("queued_requests")) == Depth(waiting=0, in_flight=0)
+    stopped = starter("consume", "queued_requests", "--stop")
+    assert stopped.exit == 0, stopped
+    assert stopped.json["counts"]["rejected"] == 0
     receipts = "SELECT count(*) FROM pipeline_receipts WHERE pipeline = 'queued_requests'"
     assert starter.select(receipts) == [(0,)]
     assert starter.select(receipts, LOG_DATABASE)[0][0] >= 3

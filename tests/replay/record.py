@@ -21,8 +21,8 @@ from contracts.dead_letters import DeadLetterFilter, DiscardDeadLetter, RetryDea
 from contracts.loads import LoadOptions, RejectLimit
 from tests.workflows.world import BROKEN, DECLARED, World, open_world, orders, parked, start_environment, until
 from workers.parking import TemporalParking
-from workflows.enqueue import Enqueue
 from workflows.consume import Consume
+from workflows.enqueue import Enqueue
 from workflows.parking import Parked
 from workflows.redrive import Redrive
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,25 @@ async def test_a_direct_log_that_comes_back_within_seconds_refuses_nothing(
     monkeypatch.setattr(world.log, "check", check)
     await (await world.submit(GOOD, key="k", pipeline="logged")).result()
     assert outcomes(world) == [("k", "pending"), ("k", "committed")]
+
+
+async def test_a_direct_log_that_never_answers_is_given_up_within_seconds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(table: Table) -> None:
+        await asyncio.sleep(60)
+
+    assert world.env is not None
+    monkeypatch.setattr(world.log, "prepare", hang)
+    began = time.monotonic()
+    with world.env.with_time_skipping_disabled():
+        handle = await world.submit(GOOD, key="k", pipeline="logged")
+    cause = await failure_of(handle)
+    assert cause.type == LOG_UNAVAILABLE
+    assert "direct_log" in cause.message
+    # Before the caller's own deadline, so that the caller hears a no.
+    assert time.monotonic() - began < 9
+    assert world.numbers() == []
 
 
 async def test_a_direct_log_that_goes_down_after_the_write_delays_the_yes_and_loses_nothing(
