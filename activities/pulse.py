@@ -20,12 +20,12 @@ EVERY_SECONDS = 0.5
 
 
 class Pulse:
-    """Heartbeats with the number of bytes done while its context is open."""
+    """Heartbeats with how far the work is, bytes or counts, while its context is open."""
 
     def __init__(self) -> None:
-        self.done = 0
+        self.done: object = None
 
-    def reach(self, done: int) -> None:
+    def reach(self, done: object) -> None:
         """Note how far the work is."""
         self.done = done
 

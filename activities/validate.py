@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 32
+BYTE_ORDER_MARK = "\ufeff".encode()
 MOST_DIGITS = 4300
 MOST_ERRORS = 100
 """Faults that are named of one record; who has more has other worries."""
@@ -219,6 +220,23 @@ def validate_payload(pipeline: Pipeline, payload: Mapping[str, JsonValue]) -> Re
         refuse(TOO_MANY_DIGITS.code, TOO_MANY_DIGITS.message)
     try:
         return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise RecordRefusedError(field_errors_of(error)) from None
+
+
+def validate_text(pipeline: Pipeline, text: bytes) -> Record:
+    """Read and validate the JSON text of one record. Raises `RecordRefusedError`.
+
+    The same as `parse_json` and `validate_payload`, without printing the JSON in between: what `parse_json` lets pass
+    pydantic reads from the text as it would from the print. Decimals are the exception, because a number's digits
+    would count as they are written.
+    """
+    payload = parse_json(text)
+    model = pipeline.record
+    if decimal_fields(model):
+        return validate_payload(pipeline, payload)
+    try:
+        return model.model_validate_json(text.removeprefix(BYTE_ORDER_MARK), strict=True)
     except ValidationError as error:
         raise RecordRefusedError(field_errors_of(error)) from None
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, Field, JsonValue
+from pydantic import AwareDatetime, Base64Bytes, Field, JsonValue
 
 from contracts.record import FieldError, Frozen
 from contracts.requests import RequestInput
+from contracts.units import Unit
 
 PARKED = "parked"
 """The value of the search attribute `PipelineStatus` of every dead letter, whatever pattern it comes from."""
@@ -25,8 +26,14 @@ NOT_PARKED = "NotParked"
 DEAD_LETTER_MEMO = "dead_letter"
 """The name of the `DeadLetterNote` in the memo of parked work."""
 
+REDRIVE_MEMO = "redrive"
+"""The name of the `RedriveSummary` in the memo of a redrive."""
+
 TRIES_PER_RUN = 100
 """Retries in one run of a workflow; then it continues as new, so that its history stays short."""
+
+SEARCHABLE = r"^[\w.:-]*$"
+"""What names of pipelines and error types consist of; nothing else may enter a query."""
 
 INLINE_BYTES = 64 * 1024
 """A body of up to so many bytes travels in the workflow's input; a larger one by reference to an object."""
@@ -59,7 +66,8 @@ class DeadLetterNote(Frozen):
 class DeadLetterInput(Frozen):
     """A queue item that is a dead letter: exactly one of `body` and `body_key` (an object's) holds its bytes.
 
-    `unit` is the name of the unit whose receipt says `dead`, `fingerprint` that of the original payload.
+    `unit` is the name of the unit whose receipt says `dead`, `fingerprint` that of the original payload. `parked` is
+    when it was parked, if an earlier run of it continued as new.
     """
 
     pipeline: str
@@ -71,6 +79,39 @@ class DeadLetterInput(Frozen):
     body_key: str | None = None
     sent: datetime
     breakdown: Breakdown
+    parked: datetime | None = None
+    tries_per_run: int = TRIES_PER_RUN
+
+    @property
+    def work(self) -> Unit:
+        """The unit whose receipt says `dead`."""
+        return Unit.alone(self.pipeline, self.unit)
+
+    @property
+    def ticket(self) -> str:
+        """The name of the one run that this dead letter has."""
+        return f"dead-letter/{self.pipeline}/{self.work.receipt.hex}"
+
+
+class TryDeadLetter(Frozen):
+    """One more try of a queue item, with the corrected record if there is one."""
+
+    letter: DeadLetterInput
+    record: dict[str, JsonValue] | None = None
+
+
+class GiveUpDeadLetter(Frozen):
+    """The end of a queue item that is given up. `reason` is a small JSON document, which the receipt keeps."""
+
+    pipeline: str
+    unit: str
+    reason: str
+
+
+class GivenUp(Frozen):
+    """The state of the receipt that stands after a discard: `stored`, if someone stored the item before."""
+
+    state: Literal["stored", "dead", "discarded"]
 
 
 class EnqueueInput(Frozen):
@@ -105,7 +146,10 @@ class RetryOutcome(Frozen):
 
 
 class DeadLetterState(Frozen):
-    """How a dead letter stands; what `show` prints. For requests `queue` is empty."""
+    """How a dead letter stands; what `show` prints. For requests `queue` is empty.
+
+    `record` is what was stored, `reason` why it was discarded.
+    """
 
     status: Literal["parked", "stored", "discarded"]
     pipeline: str
@@ -115,14 +159,16 @@ class DeadLetterState(Frozen):
     breakdown: Breakdown
     body: Base64Bytes | None = None
     body_key: str | None = None
+    record: dict[str, JsonValue] | None = None
+    reason: str = ""
 
 
 class DeadLetterFilter(Frozen):
     """Which dead letters are meant; empty fields mean all. `since` is when they were parked, or later."""
 
-    pipeline: str = ""
-    error_type: str = ""
-    since: datetime | None = None
+    pipeline: Annotated[str, Field(pattern=SEARCHABLE)] = ""
+    error_type: Annotated[str, Field(pattern=SEARCHABLE)] = ""
+    since: AwareDatetime | None = None
 
 
 class DeadLetterPage(Frozen):
@@ -132,19 +178,55 @@ class DeadLetterPage(Frozen):
     token: str = ""
 
 
-class RedriveInput(Frozen):
-    """A redrive: `rate` tries a second at most, stopped when over `abort_above` percent of them failed."""
-
-    letters: DeadLetterFilter
-    rate: Annotated[float, Field(gt=0)] = 50.0
-    abort_above: Annotated[float, Field(gt=0, le=100)] = 20.0
-
-
 class RedriveSummary(Frozen):
-    """How a redrive stands: `stored` and `failed` add up to what was tried of `found`."""
+    """How a redrive stands: `stored` and `failed` add up to what was tried of `found`.
+
+    What someone else stored or discarded meanwhile counts as `stored`: nothing is left to be done about it.
+    """
 
     status: Literal["running", "paused", "completed", "stopped", "cancelled"]
     found: int = 0
     stored: int = 0
     failed: int = 0
     reason: str = ""
+
+
+class RedriveCarried(Frozen):
+    """What the next run of a redrive takes over: where it is in the list, and what is left of the page there."""
+
+    summary: RedriveSummary
+    tickets: tuple[str, ...] = ()
+    token: str = ""
+    last_page: bool = False
+
+
+class RedriveInput(Frozen):
+    """A redrive: `rate` tries a second at most, stopped when over `abort_above` percent of them failed."""
+
+    letters: DeadLetterFilter
+    rate: Annotated[float, Field(gt=0)] = 50.0
+    abort_above: Annotated[float, Field(gt=0, le=100)] = 20.0
+    rounds_per_run: int = 250
+    carried: RedriveCarried | None = None
+
+
+class FindDeadLetters(Frozen):
+    """The page of a list of dead letters to be read."""
+
+    letters: DeadLetterFilter
+    page_size: int
+    token: str = ""
+
+
+class RetryDeadLetters(Frozen):
+    """Dead letters to be tried again, each once, whoever asks how often under the same `name`."""
+
+    tickets: tuple[str, ...]
+    name: str
+
+
+class RetryCounts(Frozen):
+    """What came of some retries."""
+
+    stored: int
+    failed: int

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 NO_ROW = "null"
 """The `result` of a receipt whose item had no row: the JSON document that no row prints as."""
 
+NO_RECORD = "{}"
+"""The `result` of a receipt whose item was written by a caller that needs no record; no row prints as that."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
     """One row with a unit of its own. `fingerprint` identifies the payload the row was made from.
 
     Without a row, because `process` dropped the record, an item leaves its receipt only. `revive` is the retry of a
-    dead letter: where the unit's receipt says `dead`, it becomes `stored` in the transaction of the row.
+    dead letter: where the unit's receipt says `dead`, it becomes `stored` in the transaction of the row. The receipt
+    keeps the fingerprint of the original payload, and a corrected one is no conflict.
     """
 
     unit: Unit
@@ -117,8 +121,11 @@ class Sink(Protocol):
         """Create the table if it is absent. Raises `TableMismatchError` with every difference if it differs."""
         ...
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction; one outcome per item, in order.
+
+        A caller that needs no `record`, neither now nor when it repeats a unit, says so: `records=False` is several
+        times as fast. The receipts keep `NO_RECORD` then.
 
         All accepted items and their receipts commit together. A unit that has a receipt is a `repeat` or a
         `conflict`, never `refused`, whoever committed it and however late. Raises `ReceiptMismatchError`.
@@ -171,11 +178,15 @@ class FailureCount:
 
 @dataclasses.dataclass(frozen=True)
 class Burial:
-    """A unit that is to become a dead letter. `reason` is a small JSON document that its receipt keeps."""
+    """A unit that is to become a dead letter, or to be given up at once: `state` is what its receipt will say.
+
+    `reason` is a small JSON document that the receipt keeps.
+    """
 
     unit: Unit
     fingerprint: str
     reason: str
+    state: Literal["dead", "discarded"] = "dead"
 
 
 class FailureLedger(Protocol):
@@ -196,12 +207,15 @@ class FailureLedger(Protocol):
     async def bury(self, burials: Sequence[Burial]) -> list[ReceiptState]:
         """Insert receipts in the state `dead` where there are none; returns the state that stands, in order.
 
-        `stored` means that someone stored the item meanwhile: it is no dead letter.
+        `stored` means that someone stored the item meanwhile: it is no dead letter. Raises `ReceiptMismatchError`.
         """
         ...
 
     async def discard(self, unit: Unit, reason: str) -> ReceiptState:
-        """Turn a `dead` receipt into a `discarded` one; returns the state that stands then."""
+        """Turn a `dead` receipt into a `discarded` one; returns the state that stands then.
+
+        Where there is no receipt at all, one that says `discarded` is left, so that nothing can store the unit later.
+        """
         ...
 
 
@@ -219,8 +233,12 @@ class Parking(Protocol):
         """List the tickets of parked dead letters, a page at a time, as far as visibility has heard of them."""
         ...
 
-    async def retry(self, ticket: str) -> RetryOutcome:
-        """Ask one dead letter to be tried again, and wait for what came of it."""
+    async def retry(self, ticket: str, name: str = "") -> RetryOutcome:
+        """Ask one dead letter to be tried again, and wait for what came of it.
+
+        Whoever asks again under the same `name` gets the outcome of that try. If it is parked no more, because someone
+        else settled it, it counts as `stored`.
+        """
         ...
 
 

@@ -23,10 +23,11 @@ LONGEST_ID = 512
 LONGEST_HIDDEN = timedelta(hours=12)
 """SQS hides an item no longer than that from when it was delivered, however often its lease is extended."""
 SHORTEST_LEASE = timedelta(milliseconds=100)
+LONGEST_BATCH = 1000
 
 
 class ItemRefusedError(TerminalError):
-    """An item that no queue takes: its id is empty, too long, or not printable."""
+    """An item that no queue takes: its id is empty, too long, or not plain text."""
 
     code = "item_refused"
 
@@ -126,7 +127,7 @@ class QueueItem:
     """What a producer sends. `id` is the producer's name for it: the same id is the same item, whatever its body.
 
     Without an id the queue names each item that it takes, so a repeated `send` makes another item. Raises
-    `ItemRefusedError` for an id that is empty, longer than 512 characters or not printable.
+    `ItemRefusedError` for an id that is empty, longer than 512 characters, not printable, or has spaces at its ends.
     """
 
     body: bytes
@@ -134,9 +135,12 @@ class QueueItem:
 
     def __post_init__(self) -> None:
         """Refuse an id that could not be kept everywhere that an item goes."""
-        if self.id is not None and not (0 < len(self.id) <= LONGEST_ID and self.id.isprintable()):
-            message = f"the item id {self.id[:60]!r} is refused: an id has 1 to {LONGEST_ID} printable characters"
-            raise ItemRefusedError(message)
+        name = self.id
+        if name is None or (0 < len(name) <= LONGEST_ID and name.isprintable() and name == name.strip()):
+            return
+        what = f"an id has 1 to {LONGEST_ID} printable characters, and no space at its ends"
+        message = f"the item id {name[:60]!r} is refused: {what}"
+        raise ItemRefusedError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +149,8 @@ class Delivery:
 
     `id` is the producer's id, else the queue's name with what the broker tells the item apart by: the same in every
     delivery, and never that of another item, even if the queue is removed and made anew. `deliveries` counts this
-    one, too; it is the broker's count, and at least what really happened. `sent` is when the broker took it, in UTC.
+    one, too; it is the broker's count, which a crash of the broker may set back. `sent` is when the broker took the
+    item, in UTC.
     `handle` is the broker's word for this delivery: opaque text that any connection can acknowledge with.
     """
 
@@ -198,7 +203,7 @@ class Queue(Protocol):
     async def fetch(self, queue: WorkQueue, limit: int, wait: timedelta) -> list[Delivery]:
         """Lease up to `limit` items, in no promised order. Waits at most `wait` for the first, not for a full batch.
 
-        Without any item by then the batch is empty. `limit` is at most 1,000; a broker may give fewer than there are.
+        Without any item by then the batch is empty. `limit` is 1 to 1,000; a broker may give fewer than there are.
         """
         ...
 
@@ -224,3 +229,19 @@ class Queue(Protocol):
     async def depth(self, queue: WorkQueue) -> Depth:
         """Count what is in the queue; not a snapshot, and on SQS an estimate that lags by up to a minute."""
         ...
+
+
+def check_limit(limit: int) -> None:
+    """Refuse a size of batches that a queue does not promise."""
+    if not 1 <= limit <= LONGEST_BATCH:
+        message = f"a batch has 1 to {LONGEST_BATCH:,} items, not {limit:,}"
+        raise ValueError(message)
+
+
+def too_large(queue: WorkQueue, item: QueueItem, limit: int) -> ItemTooLargeError:
+    """Build the error for an item that its broker does not take; `limit` is the broker's, in bytes."""
+    name = f"{item.id} " if item.id else ""
+    return ItemTooLargeError(
+        f"the item {name}of {len(item.body):,} bytes is too large for the queue {queue.name}, whose broker takes "
+        f"{limit:,} bytes with the id: store it, and send a reference"
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import api, declared, demo, stack, submit, tickets, upload
+from starter.commands import api, dead_letters, declared, demo, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -54,13 +54,13 @@ app.command()(stack.down)
 app.command()(demo.demo)
 app.command()(declared.pipelines)
 app.command()(submit.submit)
+app.command()(submit.enqueue)
 app.command()(upload.upload)
 app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)
 app.command()(tickets.status)
-app.command()(api.api)
-app.command("api-key")(api.api_key)
+from starter.commands import api, dead_letters, declared, demo, stack, submit, tickets, upload
 
 
 def run(arguments: Sequence[str]) -> int:

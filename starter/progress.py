@@ -8,7 +8,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from starter.output import Output
 from starter.tickets import TicketState
@@ -19,10 +27,11 @@ TELLING = 0.02
 
 
 class Report:
-    """Show how many bytes of a whole are done, with a remark; use it as a context manager."""
+    """Show how many bytes, or other units, of a whole are done, with a remark; use it as a context manager."""
 
-    def __init__(self, output: Output, title: str) -> None:
+    def __init__(self, output: Output, title: str, unit: str = "bytes") -> None:
         self._output = output
+        self._unit = unit
         self._title = title
         self._began = time.monotonic()
         self._said = 0.0
@@ -35,7 +44,7 @@ class Report:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(),
+                DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
                 TextColumn("{task.fields[remark]}"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
@@ -54,13 +63,15 @@ class Report:
             self._bar.stop()
 
     def show(self, done: int, total: int, remark: str = "") -> None:
-        """Say that `done` of `total` bytes are done; a `total` of 0 is unknown."""
+        """Say that `done` of `total` are done; a `total` of 0 is unknown."""
         if self._bar and self._row is not None:
             self._bar.update(self._row, completed=done, total=total or None, remark=remark)
             return
         now = time.monotonic()
         self._first_done = done if self._first_done is None else self._first_done
-        line = f"{self._title}: {done:,} of {total:,} bytes" if total else f"{self._title}: {done:,} bytes"
+        line = (
+            f"{self._title}: {done:,} of {total:,} {self._unit}" if total else f"{self._title}: {done:,} {self._unit}"
+        )
         line += f", {remark}" if remark else ""
         if now - self._said >= LINE_SECONDS and line != self._last:
             new = done - self._first_done
@@ -70,6 +81,11 @@ class Report:
 
     def show_state(self, state: TicketState) -> None:
         """Show how a load stands: bytes, rows and, while it runs, rows a second since the first look."""
+        if state.redrive is not None:
+            redrive = state.redrive
+            remark = f"{redrive.failed:,} failed" + (", paused" if redrive.status == "paused" else "")
+            self.show(redrive.stored + redrive.failed, redrive.found, remark)
+            return
         rows = state.counts.read
         self._first_rows = rows if self._first_rows is None else self._first_rows
         remark = f"{rows:,} rows"

@@ -95,6 +95,16 @@ def find_pipeline(pipelines: dict[str, Pipeline], name: str) -> Pipeline:
         raise UnknownPipelineError(message) from None
 
 
+def operator() -> str:
+    """Name the account that uses the command line, for the record of who did what; empty if it has no name."""
+    import getpass
+
+    try:
+        return getpass.getuser()[:100]
+    except (OSError, KeyError):
+        return ""
+
+
 def link(settings: Settings, ticket: str) -> str:
     """Give the Web UI's address of a ticket's run."""
     root = settings.temporal_ui_url.rstrip("/")
@@ -110,5 +120,6 @@ __all__ = [
     "load_settings",
     "naming_temporal",
     "object_store",
+    "operator",
     "temporal",
 ]

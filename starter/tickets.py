@@ -7,6 +7,8 @@ answers, and else from the memo that it kept last.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
@@ -21,19 +23,39 @@ from temporalio.client import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from contracts.dead_letters import (
+    DEAD_LETTER_MEMO,
+    PARKED,
+    REDRIVE_MEMO,
+    DeadLetterNote,
+    DeadLetterState,
+    RedriveSummary,
+)
 from contracts.errors import UnavailableError
 from contracts.loads import Counts, LoadStatus, LoadSummary
 from contracts.record import FieldError, Frozen
 from contracts.requests import RequestResult
+from starter.consumers import summary_of
 from starter.exits import CommandError, Exit
 from starter.requests import explain_failure
 from starter.services import Settings, is_outage, link, naming_temporal
+from workflows.options import PATTERN, STATUS
+from workflows.parking import Parked
+from workflows.redrive import Redrive
 from workflows.upload import Upload
 
-PATTERNS = {"request": "submit", "upload": "upload"}
-"""The first word of a ticket, and the pattern that gives such tickets."""
+PATTERNS = {
+    "request": "submit",
+    "upload": "upload",
+    "consume": "consume",
+    "dead-letter": "consume",
+    "redrive": "redrive",
+}
+"""The first word of a ticket, and the pattern that gives such tickets; a request's run says if it is `enqueue`."""
 
-PARTS = 3
+PARTS = {"consume": 2}
+"""How many parts a ticket has, the others at least three: a pipeline has one queue worker."""
+
 QUERY_TIMEOUT = timedelta(seconds=1)
 PATIENCE = 300.0
 """Seconds that a wait survives without an answer of Temporal."""
@@ -64,6 +86,7 @@ class TicketState(Frozen):
     counts: Counts
     reason: str = ""
     summary: LoadSummary | None = None
+    redrive: RedriveSummary | None = None
     record: dict[str, JsonValue] | None = None
     errors: tuple[FieldError, ...] = ()
     known: bool = False
@@ -73,9 +96,14 @@ class TicketState(Frozen):
         """Give the exit status of a command that waited: a load that is not over was only accepted."""
         return OVER.get(self.status, Exit.ACCEPTED)
 
+    @property
+    def kind(self) -> str:
+        """Give the ticket's first word."""
+        return self.ticket.split("/", 1)[0]
+
     def document(self) -> dict[str, object]:
         """Build the JSON answer of the commands that wait or ask."""
-        return {
+        found: dict[str, object] = {
             "ticket": self.ticket,
             "status": self.status,
             "url": self.url,
@@ -83,28 +111,55 @@ class TicketState(Frozen):
             "pattern": self.pattern,
             "counts": self.counts.model_dump(include={"read", "written", "rejected", "duplicates"}),
         }
+        if self.kind != "upload":
+            found["reason"] = self.reason
+        if self.kind in {"request", "dead-letter"}:
+            found |= {"record": self.record, "errors": [error.model_dump() for error in self.errors]}
+        if self.redrive is not None:
+            found["redrive"] = self.redrive.model_dump(mode="json")
+        return found
 
     def lines(self) -> list[str]:
         """Say the same to people."""
         counts = self.counts
-        found = [
-            f"{self.ticket}: {self.status}" + (f" ({self.reason})" if self.reason else ""),
-            f"  read {counts.read:,} · written {counts.written:,} · rejected {counts.rejected:,} · "
-            f"duplicates {counts.duplicates:,}" + (f" · dropped {counts.dropped:,}" if counts.dropped else ""),
-        ]
+        found = [f"{self.ticket}: {self.status}" + (f" ({self.reason})" if self.reason else "")]
+        if self.redrive is not None:
+            redrive = self.redrive
+            found.append(f"  found {redrive.found:,} · stored {redrive.stored:,} · still parked {redrive.failed:,}")
+        else:
+            found.append(
+                f"  read {counts.read:,} · written {counts.written:,} · rejected {counts.rejected:,} · "
+                f"duplicates {counts.duplicates:,}" + (f" · dropped {counts.dropped:,}" if counts.dropped else "")
+            )
+        if self.record is not None:
+            found.append(f"  {json.dumps(self.record)}")
         found += [f"  {error.field or 'record'}: {error.message} [{error.code}]" for error in self.errors]
         if counts.rejected and self.pattern == "upload":
             found.append(f"  rejects: starter rejects {self.ticket}")
         if self.status == "waiting":
-            found.append(f"  go on:   starter resume {self.ticket} [CORRECTED]   or   starter cancel {self.ticket}")
+            found += self.next_steps()
         return [*found, f"  {self.url}"]
+
+    def next_steps(self) -> list[str]:
+        """Say how something that waits goes on."""
+        if self.kind == "redrive":
+            return [f"  go on:   starter dead-letters redrive --resume {self.ticket}"]
+        if self.kind == "consume":
+            return ["  it goes on by itself, once what it waits for is there again"]
+        if self.kind == "upload":
+            return [f"  go on:   starter resume {self.ticket} [CORRECTED]   or   starter cancel {self.ticket}"]
+        return [
+            f"  go on:   starter dead-letters retry {self.ticket} [--record CORRECTED]",
+            f"     or:   starter dead-letters discard {self.ticket} --reason ...",
+        ]
 
 
 def parts_of(ticket: str) -> tuple[str, str]:
     """Take pattern and pipeline from a ticket. Raises `CommandError` if it is none."""
     parts = ticket.split("/")
-    if len(parts) < PARTS or parts[0] not in PATTERNS:
-        message = f"No such ticket: {ticket!r}. A ticket begins with {' or '.join(f'{name}/' for name in PATTERNS)}."
+    if parts[0] not in PATTERNS or len(parts) < PARTS.get(parts[0], 3):
+        known = ", ".join(f"{name}/" for name in PATTERNS)
+        message = f"No such ticket: {ticket!r}. A ticket begins with one of {known}."
         raise CommandError(Exit.UNKNOWN, message)
     return PATTERNS[parts[0]], parts[1]
 
@@ -134,8 +189,15 @@ async def look(client: Client, settings: Settings, ticket: str) -> TicketState:
         pattern=pattern,
         counts=Counts(),
     )
+    look_closer = {
+        "upload": look_at_load,
+        "request": look_at_request,
+        "dead-letter": look_at_letter,
+        "redrive": look_at_redrive,
+        "consume": look_at_consumers,
+    }[state.kind]
     with naming_temporal(settings):
-        return await (look_at_load if pattern == "upload" else look_at_request)(client, described, state)
+        return await look_closer(client, described, state)
 
 
 def status_of(described: WorkflowExecutionDescription) -> LoadStatus:
@@ -148,18 +210,84 @@ def status_of(described: WorkflowExecutionDescription) -> LoadStatus:
 
 
 async def look_at_request(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
-    """Add what a request's result says."""
+    """Add what a request's result says, or why it is parked."""
+    pattern = described.typed_search_attributes.get(PATTERN) or state.pattern
+    state = state.model_copy(update={"pattern": pattern, "counts": Counts(read=1)})
     if state.status == "running":
-        return state.model_copy(update={"counts": Counts(read=1)})
+        return await look_at_parked(client, described, state)
     handle = client.get_workflow_handle(state.ticket, run_id=described.run_id, result_type=RequestResult)
     try:
         result = await handle.result(follow_runs=False)
     except WorkflowFailureError as failure:
         verdict, errors = explain_failure(failure)
         counts = Counts(read=1, rejected=1) if verdict == "rejected" else Counts(read=1)
-        return state.model_copy(update={"reason": verdict, "errors": errors, "counts": counts})
+        reason = errors[0].message if verdict == "failed" and errors else verdict
+        return state.model_copy(update={"reason": reason, "errors": errors, "counts": counts})
     kept = Counts(read=1, dropped=1) if result.record is None else Counts(read=1, written=1)
     return state.model_copy(update={"counts": kept, "record": result.record})
+
+
+async def look_at_parked(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Say why an open run is parked, if it is: what the memo knows, and the errors if a worker answers in time."""
+    if described.typed_search_attributes.get(STATUS) != PARKED:
+        return state
+    note = await described.memo_value(DEAD_LETTER_MEMO, None, type_hint=DeadLetterNote)
+    reason = f"parked: {note.message} [{note.error_type}]" if note else "parked"
+    state = state.model_copy(update={"status": "waiting", "reason": reason})
+    try:
+        letter = await client.get_workflow_handle(state.ticket, run_id=described.run_id).query(
+            Parked.dead_letter, rpc_timeout=QUERY_TIMEOUT
+        )
+    except (RPCError, WorkflowQueryFailedError, TimeoutError):
+        return state  # no worker at the moment, or the run has just ended
+    return state.model_copy(update={"errors": letter.breakdown.errors})
+
+
+async def look_at_letter(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add what a dead letter of a queue says."""
+    state = state.model_copy(update={"counts": Counts(read=1)})
+    if state.status == "running":
+        return await look_at_parked(client, described, state)
+    if state.status != "completed":
+        return state.model_copy(update={"reason": "the run was ended from outside; its item's receipt still says dead"})
+    handle = client.get_workflow_handle(state.ticket, run_id=described.run_id, result_type=DeadLetterState)
+    letter = await handle.result(follow_runs=False)
+    if letter.status == "stored":
+        counts = Counts(read=1, dropped=1) if letter.record is None else Counts(read=1, written=1)
+        return state.model_copy(update={"counts": counts, "record": letter.record})
+    changes = {"counts": Counts(read=1, rejected=1), "reason": f"discarded: {letter.reason}"}
+    return state.model_copy(update={**changes, "errors": letter.breakdown.errors})
+
+
+async def look_at_redrive(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add how far a redrive is: from the run if a worker answers in time, else from its memo."""
+    summary = await described.memo_value(REDRIVE_MEMO, RedriveSummary(status="running"), type_hint=RedriveSummary)
+    if state.status == "running":
+        handle = client.get_workflow_handle_for(Redrive.run, state.ticket, run_id=described.run_id)
+        with contextlib.suppress(RPCError, WorkflowQueryFailedError, TimeoutError):
+            summary = await handle.query(Redrive.summary, rpc_timeout=QUERY_TIMEOUT)
+    status = state.status
+    if status == "running" and summary.status == "paused":
+        status = "waiting"
+    elif status == "completed" and summary.status == "stopped":
+        status = "stopped"
+    tried = summary.stored + summary.failed
+    return state.model_copy(
+        update={
+            "status": status,
+            "reason": summary.reason,
+            "counts": Counts(read=tried, written=summary.stored, rejected=summary.failed),
+            "redrive": summary,
+        }
+    )
+
+
+async def look_at_consumers(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:
+    """Add what a queue worker says: one that is paused, or on its way to its end, is open all the same."""
+    summary = await summary_of(client, described)
+    counts = Counts(**summary.counts.model_dump(include=set(Counts.model_fields)))
+    status: LoadStatus = "waiting" if state.status == "running" and summary.status == "paused" else state.status
+    return state.model_copy(update={"status": status, "reason": summary.reason, "counts": counts})
 
 
 async def look_at_load(client: Client, described: WorkflowExecutionDescription, state: TicketState) -> TicketState:

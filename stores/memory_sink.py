@@ -10,7 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from contracts.errors import TableMismatchError, UnavailableError
-from contracts.ports import NO_ROW, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled
+from contracts.ports import NO_RECORD, NO_ROW, ItemOutcome, LoadOutcome, Receipt, Refusal, Settled
 from contracts.record import INT64_MAX, INT64_MIN
 from stores.postgres_text import print_row, stored_row
 
@@ -93,27 +93,36 @@ class MemorySink:
         self.answer()
         return self.proof(unit)
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each, all at once; one outcome per item, in order."""
         self.answer()
         async with self.lock:
             target = self.open_table(table)
             fresh: dict[UUID, tuple[str, Receipt]] = {}
-            outcomes = [self.write_item(target, item, fresh) for item in items]
+            outcomes = [self.write_item(target, item, fresh, records=records) for item in items]
             self.tables[table.schema, table.name] = target
             self.proofs |= fresh
         return outcomes
 
-    def write_item(self, target: MemoryTable, item: Item, fresh: dict[UUID, tuple[str, Receipt]]) -> ItemOutcome:
+    def write_item(
+        self, target: MemoryTable, item: Item, fresh: dict[UUID, tuple[str, Receipt]], *, records: bool
+    ) -> ItemOutcome:
         """Decide about one item."""
         known = self.proof(item.unit, fresh)
-        if known is not None:
-            if known.fingerprint != item.fingerprint:
+        if known is not None and not (item.revive and known.state == "dead"):
+            if known.fingerprint != item.fingerprint and not item.revive:
                 return ItemOutcome(status="conflict")
-            return ItemOutcome(status="repeat", record=None if known.result == NO_ROW else known.result)
+            if known.state != "stored":
+                return ItemOutcome(status="dead")
+            kept = None if known.result in {NO_ROW, NO_RECORD} else known.result
+            return ItemOutcome(status="repeat", record=kept if records else None)
         outcome = ItemOutcome(status="stored") if item.row is None else put_row(target, item.unit, item.row)
+        result = NO_ROW if item.row is None else outcome.record or NO_ROW
+        if not records:
+            outcome, result = dataclasses.replace(outcome, record=None), NO_RECORD
         if self.receipts and outcome.status == "stored":
-            receipt = Receipt(item.unit.name, outcome.record or NO_ROW, item.fingerprint)
+            fingerprint = item.fingerprint if known is None else known.fingerprint
+            receipt = Receipt(item.unit.name, result, fingerprint)
             fresh[item.unit.receipt] = (item.unit.pipeline, receipt)
         return outcome
 

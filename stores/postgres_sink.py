@@ -18,6 +18,7 @@ from stores.postgres_blocks import add_all, passed
 from stores.postgres_errors import address_of, is_stale, translated
 from stores.postgres_load import Loading
 from stores.postgres_tables import RECEIPTS, ensure_table
+from stores.postgres_window import write_window
 from stores.postgres_write import write_many, write_one
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ SESSION = {
     "client_connection_check_interval": "5s",
 }
 
-FIND_RECEIPT = f"SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1"  # noqa: S608  - a constant
+FIND_RECEIPT = f"SELECT pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1"  # noqa: S608  - a constant
 # The receipt, and of its series the one before it and the one behind it. Units that were committed one after another
 # share no bytes, so whatever shares some with a unit is one of these. This is no fence between loads of one file in
 # different chunks at the same moment: a ticket's workflow id sees to it that there is one load.
@@ -145,18 +146,24 @@ class PostgresSink:
         if found is None:
             return None
         unit.check_receipt(found["pipeline"], found["unit"])
-        return Receipt(unit=found["unit"], result=found["result"], fingerprint=found["fingerprint"])
+        return Receipt(
+            unit=found["unit"], result=found["result"], fingerprint=found["fingerprint"], state=found["state"]
+        )
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """Write rows that have a unit each in one transaction; one outcome per item, in order."""
         if not items:
             return []
         async with self.connection(table) as connection:
-            if len(items) == 1 and self.receipts:
+            if not records and self.receipts:
+                outcomes = await write_window(connection, table, items)
+                if outcomes is not None:
+                    return outcomes
+            elif len(items) == 1 and self.receipts and not items[0].revive:
                 outcome = await write_one(connection, table, items[0])
                 if outcome is not None:
                     return [outcome]
-            return await write_many(connection, table, items, receipts=self.receipts)
+            return await write_many(connection, table, items, receipts=self.receipts, records=records)
 
     async def load(
         self,

@@ -25,11 +25,46 @@ CREATE TABLE IF NOT EXISTS {RECEIPTS} (
     receipt uuid PRIMARY KEY,
     pipeline text NOT NULL,
     unit text NOT NULL,
-    kind text NOT NULL DEFAULT 'stored',
+    state text NOT NULL DEFAULT 'stored',
     fingerprint text NOT NULL,
     result text NOT NULL,
-    committed_at timestamp with time zone NOT NULL DEFAULT now()
+    committed_at timestamp with time zone NOT NULL DEFAULT now(),
+    CONSTRAINT pipeline_receipts_state CHECK (state IN ('stored', 'dead', 'discarded'))
 )"""
+# Tables of earlier versions had a column that nothing read. All of this changes the catalog only: NOT VALID, because
+# a look at every old row would lock the table for as long as that takes. Rows written from now on are checked.
+MIGRATE_RECEIPTS = f"""
+DO $$ BEGIN
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute
+               WHERE attrelid = '{RECEIPTS}'::regclass AND attname = 'state' AND NOT attisdropped) THEN
+        RETURN;
+    END IF;
+    SET LOCAL lock_timeout = '5s';
+    IF EXISTS (SELECT FROM pg_catalog.pg_attribute
+               WHERE attrelid = '{RECEIPTS}'::regclass AND attname = 'kind' AND NOT attisdropped) THEN
+        ALTER TABLE {RECEIPTS} RENAME COLUMN kind TO state;
+    ELSE
+        ALTER TABLE {RECEIPTS} ADD COLUMN state text NOT NULL DEFAULT 'stored';
+    END IF;
+    ALTER TABLE {RECEIPTS} ADD CONSTRAINT pipeline_receipts_state
+        CHECK (state IN ('stored', 'dead', 'discarded')) NOT VALID;
+END $$"""  # noqa: S608  - a constant
+FAILURES = '"public"."pipeline_failures"'
+CREATE_FAILURES = f"""
+CREATE TABLE IF NOT EXISTS {FAILURES} (
+    receipt uuid PRIMARY KEY,
+    pipeline text NOT NULL,
+    unit text NOT NULL,
+    attempts integer NOT NULL,
+    error_type text NOT NULL,
+    message text NOT NULL,
+    first_at timestamp with time zone NOT NULL DEFAULT now(),
+    last_at timestamp with time zone NOT NULL DEFAULT now()
+)"""
+FIND_LEDGER = f"""
+SELECT to_regclass('{FAILURES}') IS NOT NULL AND EXISTS (
+    SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = to_regclass('{RECEIPTS}') AND attname = 'state' AND NOT attisdropped)"""  # noqa: S608  - constants
 # Every creation of a table waits for this one lock: IF NOT EXISTS alone fails when two sessions race.
 CREATION_LOCK = 0x70697065_6C696E65
 MINIMUM_VERSION = 18
@@ -98,12 +133,11 @@ async def ensure_table(connection: PoolConnectionProxy[asyncpg.Record], table: T
     if version < MINIMUM_VERSION:
         message = f"PostgreSQL {version} is too old: {MINIMUM_VERSION} or later is needed"
         raise TableMismatchError(message)
-    ready = not receipts or await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", RECEIPTS)
-    if not (ready and await find_table(connection, table)):
+    if receipts:
+        await ensure_ledger(connection)
+    if not await find_table(connection, table):
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
-            if receipts:
-                await connection.execute(CREATE_RECEIPTS)
             if not await find_table(connection, table):
                 if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", quoted(table.schema)):
                     await connection.execute(f"CREATE SCHEMA {quoted(table.schema)}")
@@ -115,6 +149,16 @@ async def ensure_table(connection: PoolConnectionProxy[asyncpg.Record], table: T
             "Change the table or the model, or name another table"
         )
         raise TableMismatchError(message)
+
+
+async def ensure_ledger(connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+    """Create the tables of receipts and failures, or bring those of an earlier version up to date."""
+    if await connection.fetchval(FIND_LEDGER):
+        return
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", CREATION_LOCK)
+        for statement in (CREATE_RECEIPTS, MIGRATE_RECEIPTS, CREATE_FAILURES):
+            await connection.execute(statement)
 
 
 async def find_table(connection: PoolConnectionProxy[asyncpg.Record], table: Table) -> asyncpg.Record | None:

@@ -7,11 +7,14 @@ stopped worker holds a lock.
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import asyncpg
+
 from contracts.errors import TransientError
-from contracts.ports import NO_ROW, ItemOutcome
+from contracts.ports import NO_RECORD, NO_ROW, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
 from stores.postgres_errors import row_fault
 from stores.postgres_tables import RECEIPTS, column_names, listed, quoted, table_name
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
-    import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
     from contracts.ports import Item
@@ -38,8 +40,11 @@ WITH made AS (
     INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result) VALUES ($1, $2, $3, $4, '{NO_ROW}')
     ON CONFLICT DO NOTHING RETURNING receipt
 )
-SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
-UNION ALL SELECT NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - constants
+SELECT pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - constants
+REVIVE = f"""
+UPDATE {RECEIPTS} AS r SET state = 'stored', result = u.result, committed_at = now()
+FROM unnest($1::uuid[], $2::text[]) AS u(receipt, result) WHERE r.receipt = u.receipt AND r.state = 'dead'"""  # noqa: S608  - a constant
 
 
 class RacedError(Exception):
@@ -69,7 +74,7 @@ async def write_one(connection: Connection, table: Table, item: Item) -> ItemOut
 
 
 async def write_many(
-    connection: Connection, table: Table, items: Sequence[Item], *, receipts: bool
+    connection: Connection, table: Table, items: Sequence[Item], *, receipts: bool, records: bool
 ) -> list[ItemOutcome]:
     """Write rows in one transaction; one outcome for each, in order."""
     for _ in range(ATTEMPTS):
@@ -77,8 +82,8 @@ async def write_many(
             async with connection.transaction():
                 # What a deferred constraint thinks of a row has to be known while the row can still be told.
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                return await Writing(connection, table, receipts=receipts).run(items)
-        except RacedError:
+                return await Writing(connection, table, receipts=receipts, records=records).run(items)
+        except (RacedError, asyncpg.DeadlockDetectedError):
             continue
     message = "other attempts at the same units keep committing; try again"
     raise TransientError(message)
@@ -87,19 +92,24 @@ async def write_many(
 def known_outcome(item: Item, found: asyncpg.Record) -> ItemOutcome:
     """Answer for an item whose receipt is there. Raises `ReceiptMismatchError`."""
     item.unit.check_receipt(found["pipeline"], found["unit"])
-    if found["fingerprint"] != item.fingerprint:
+    # The retry of a dead letter may come with a corrected payload, which is no conflict.
+    if found["fingerprint"] != item.fingerprint and not item.revive:
         return ItemOutcome(status="conflict")
-    return ItemOutcome(status="repeat", record=None if found["result"] == NO_ROW else found["result"])
+    if found["state"] != "stored":
+        return ItemOutcome(status="dead")
+    return ItemOutcome(status="repeat", record=None if found["result"] in {NO_ROW, NO_RECORD} else found["result"])
 
 
 class Writing:
     """The items of one call to `write`, inside its transaction."""
 
-    def __init__(self, connection: Connection, table: Table, *, receipts: bool) -> None:
+    def __init__(self, connection: Connection, table: Table, *, receipts: bool, records: bool) -> None:
         """Work on a connection that is in a transaction."""
+        self.records = records
         self.connection = connection
         self.table = table
         self.receipts = receipts
+        self.revived: set[UUID] = set()
 
     async def run(self, items: Sequence[Item]) -> list[ItemOutcome]:
         """Write what has no receipt yet, in groups of distinct keys, then the receipts."""
@@ -133,21 +143,30 @@ class Writing:
         """Answer for those of the items that have a receipt by now. Raises `ReceiptMismatchError`."""
         if not self.receipts:
             return {}
-        query = f"SELECT receipt, pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
+        query = f"SELECT receipt, pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = ANY($1)"  # noqa: S608  - a constant
         rows = await self.connection.fetch(query, [items[index].unit.receipt for index in indexes])
         found = {row["receipt"]: row for row in rows}
-        return {
-            index: known_outcome(items[index], found[items[index].unit.receipt])
-            for index in indexes
-            if items[index].unit.receipt in found
-        }
+        outcomes = {}
+        for index in indexes:
+            item = items[index]
+            row = found.get(item.unit.receipt)
+            if row is None:
+                continue
+            outcome = known_outcome(item, row)
+            if not self.records:
+                outcome = dataclasses.replace(outcome, record=None)
+            if item.revive and row["state"] == "dead":
+                self.revived.add(item.unit.receipt)
+            else:
+                outcomes[index] = outcome
+        return outcomes
 
     def again(self, item: Item, first: Item, outcome: ItemOutcome) -> ItemOutcome:
         """Answer for an item whose unit occurred earlier in the same call."""
         item.unit.check_receipt(first.unit.pipeline, first.unit.name)
         if outcome.status != "stored":
             return outcome
-        if item.fingerprint != first.fingerprint:
+        if item.fingerprint != first.fingerprint and not item.revive:
             return ItemOutcome(status="conflict")
         return ItemOutcome(status="repeat", record=outcome.record)
 
@@ -211,8 +230,11 @@ class Writing:
             kept = {missing[row["__ordinal__"] - 1]: self.record(row) for row in found}
         outcomes = []
         for index, receipt in enumerate(receipts):
-            record = records.get(receipt) or kept.get(index)
-            outcomes.append(ItemOutcome(status="stored", record=record) if record else self.not_stored())
+            record = records[receipt] if receipt in records else kept.get(index)
+            if record is None:
+                outcomes.append(self.not_stored())
+            else:
+                outcomes.append(ItemOutcome(status="stored", record=record if self.records else None))
         return outcomes
 
     def not_stored(self) -> ItemOutcome:
@@ -224,11 +246,26 @@ class Writing:
         return ItemOutcome(status="refused", code="duplicate_key", message=message, column=column)
 
     def record(self, row: asyncpg.Record) -> str:
-        """Print a row that came back from the table."""
+        """Print a row that came back from the table, if anybody wants it."""
+        if not self.records:
+            return NO_RECORD
         return self.table.row_json(returned_row(self.table, (row[name] for name in column_names(self.table))))
 
     async def insert_receipts(self, items: Sequence[Item], outcomes: Sequence[ItemOutcome]) -> None:
-        """Insert the receipts last. Raises `RacedError` if another attempt has committed one of them."""
+        """Insert the receipts last, or revive them. Raises `RacedError` if another attempt decided one of them."""
+        results = {
+            # A row that could not be printed must not pass for none: the column takes no NULL.
+            item.unit.receipt: NO_RECORD if not self.records else NO_ROW if item.row is None else outcome.record
+            for item, outcome in zip(items, outcomes, strict=True)
+        }
+        revived = sorted(self.revived & results.keys())
+        if revived:
+            count = await self.connection.execute(REVIVE, revived, [results[receipt] for receipt in revived])
+            if int(count.split()[-1]) != len(revived):
+                raise RacedError
+        items = [item for item in items if item.unit.receipt not in self.revived]
+        if not items:
+            return
         count = await self.connection.execute(
             f"""INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result)
             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u(r, p, n, f, d)
@@ -237,8 +274,7 @@ class Writing:
             [item.unit.pipeline for item in items],
             [item.unit.name for item in items],
             [item.fingerprint for item in items],
-            # A row that could not be printed must not pass for none: the column takes no NULL.
-            [NO_ROW if item.row is None else outcome.record for item, outcome in zip(items, outcomes, strict=True)],
+            [results[item.unit.receipt] for item in items],
         )
         if int(count.split()[-1]) != len(items):
             raise RacedError
@@ -277,8 +313,8 @@ WITH put AS (
     INSERT INTO {RECEIPTS} (receipt, pipeline, unit, fingerprint, result)
     SELECT $1, $2::text, $3::text, $4::text, CASE WHEN {same} THEN $5::text END FROM put RETURNING receipt
 )
-SELECT pipeline, unit, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
-UNION ALL SELECT NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - identifiers are quoted
+SELECT pipeline, unit, state, fingerprint, result FROM {RECEIPTS} WHERE receipt = $1
+UNION ALL SELECT NULL, NULL, NULL, NULL, NULL FROM made"""  # noqa: S608  - identifiers are quoted
 
 
 @lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
@@ -46,6 +46,9 @@ class Settings(BaseSettings):
     aws_access_key_id: str = "pipelines"
     aws_secret_access_key: SecretStr = SecretStr("pipelines")
     nats_url: str = "nats://127.0.0.1:4222"
+    queue: Literal["nats", "sqs"] = "nats"
+    sqs_endpoint_url: str = ""
+    sqs_region: str = "us-east-1"
     pipelines: str = "pipelines"
     api_keys: SecretStr = SecretStr("")
     api_keys_file: str = ""

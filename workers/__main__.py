@@ -118,7 +118,7 @@ async def run_process(settings: Settings, options: argparse.Namespace, pipelines
             with suppress(asyncio.CancelledError):
                 await connecting
             return
-        workers = build_workers(await connecting, pipelines, stores.sink, stores.objects)
+        workers = build_workers(await connecting, pipelines, stores)
         log.info(
             "worker ready: pipelines %s; task queues %s, %s, %s; Temporal at %s",
             ", ".join(sorted(pipelines)),

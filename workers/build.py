@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 from temporalio.worker import PollerBehaviorSimpleMaximum, Worker, WorkerTuner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.consume import ConsumeActivities
+from activities.dead_letters import DeadLetterActivities
 from activities.files import FileActivities
 from activities.loads import LoadActivities
+from activities.redrives import RedriveActivities
 from activities.requests import RequestActivities
+from workers.parking import TemporalParking
+from workflows.consume import Consume
+from workflows.dead_letter import DeadLetter
 from workflows.enqueue import Enqueue
-from workflows.options import FILES, LOADS, PIPELINES
+from workflows.options import CONSUMERS, FILES, LOADS, PIPELINES
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -26,13 +33,16 @@ if TYPE_CHECKING:
     from temporalio.client import Client
 
     from contracts.pipeline import Pipeline
-    from contracts.ports import ObjectStore, Sink
+    from stores import Stores
 
-WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload)
+WORKFLOWS: tuple[type, ...] = (Submit, Enqueue, Upload, Consume, DeadLetter, Redrive)
 
 BULK_SLOTS = 1
 """Loads at once in one process, and file steps beside them. A load validates the next block while the sink takes one:
 it keeps a core busy by itself, and two of them would only fight for the interpreter."""
+
+CONSUMER_SLOTS = 8
+"""Consumers at once in one process. Most of them wait; two that do not share the core, so more belong elsewhere."""
 
 REQUEST_SLOTS = 40
 """Requests at once in one process; a request holds a connection of the sink for a few milliseconds."""
@@ -53,21 +63,32 @@ def sandbox() -> SandboxedWorkflowRunner:
 def build_workers(
     client: Client,
     pipelines: Mapping[str, Pipeline],
-    sink: Sink,
-    objects: ObjectStore,
+    stores: Stores,
     *,
     max_cached_workflows: int = 500,
 ) -> list[Worker]:
-    """Build the workers of one process: one for workflows and requests, one for files and loads."""
-    requests = RequestActivities(pipelines, sink)
-    files = FileActivities(pipelines, objects)
-    loads = LoadActivities(pipelines, sink, objects)
+    """Build the workers of one process: for workflows and requests, for files, for loads and for consumers."""
+    requests = RequestActivities(pipelines, stores.sink)
+    files = FileActivities(pipelines, stores.objects)
+    loads = LoadActivities(pipelines, stores.sink, stores.objects)
+    letters = DeadLetterActivities(pipelines, stores.sink, stores.failures, stores.objects)
+    parking = TemporalParking(client)
+    redrives = RedriveActivities(parking)
+    consumers = ConsumeActivities(pipelines, stores.queue, stores.sink, stores.failures, stores.objects, parking)
     return [
         Worker(
             client,
             task_queue=PIPELINES,
             workflows=WORKFLOWS,
-            activities=[requests.store_record, files.remove_objects],
+            activities=[
+                requests.store_record,
+                files.remove_objects,
+                letters.store_letter,
+                letters.give_up_letter,
+                redrives.count_letters,
+                redrives.find_letters,
+                redrives.retry_letters,
+            ],
             workflow_runner=sandbox(),
             tuner=WorkerTuner.create_fixed(
                 workflow_slots=REQUEST_SLOTS, activity_slots=REQUEST_SLOTS, local_activity_slots=REQUEST_SLOTS
@@ -79,16 +100,19 @@ def build_workers(
         ),
         bulk_worker(client, FILES, [files.inspect_file, files.plan_chunks]),
         bulk_worker(client, LOADS, [loads.load_chunk, loads.check_chunk]),
+        bulk_worker(client, CONSUMERS, [consumers.consume_items], slots=CONSUMER_SLOTS),
     ]
 
 
-def bulk_worker(client: Client, task_queue: str, activities: Sequence[Callable[..., object]]) -> Worker:
-    """Build the worker of steps that take a core for seconds or longer, `BULK_SLOTS` at a time."""
+def bulk_worker(
+    client: Client, task_queue: str, activities: Sequence[Callable[..., object]], slots: int = BULK_SLOTS
+) -> Worker:
+    """Build the worker of steps that take a core for seconds or longer, so many at a time."""
     return Worker(
         client,
         task_queue=task_queue,
         activities=activities,
-        tuner=WorkerTuner.create_fixed(activity_slots=BULK_SLOTS),
+        tuner=WorkerTuner.create_fixed(activity_slots=slots),
         activity_task_poller_behavior=PollerBehaviorSimpleMaximum(BULK_SLOTS),
         # Steps report often; the server hears of it, and answers with a cancellation, at most this late.
         max_heartbeat_throttle_interval=timedelta(seconds=5),

@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
-from workflows.details import plain
+from workflows.details import LONGEST_TITLE, plain
 
 with workflow.unsafe.imports_passed_through():
     from activities.failures import field_errors
-    from contracts.dead_letters import Breakdown, DeadLetterNote, DeadLetterState
+    from contracts.dead_letters import (
+        Breakdown,
+        DeadLetterFilter,
+        DeadLetterInput,
+        DeadLetterNote,
+        DeadLetterState,
+        RedriveInput,
+        RedriveSummary,
+    )
     from contracts.record import FieldError
     from contracts.requests import CONFLICT, REJECTED
 
@@ -66,6 +74,19 @@ def note_of(state: DeadLetterState, parked: datetime) -> DeadLetterNote:
     )
 
 
+def note_of_letter(letter: DeadLetterInput) -> DeadLetterNote:
+    """Write the memo that a queue's dead letter begins with."""
+    state = DeadLetterState(
+        status="parked", pipeline=letter.pipeline, queue=letter.queue, item=letter.item, breakdown=letter.breakdown
+    )
+    return note_of(state, letter.parked or letter.breakdown.last_failure)
+
+
+def title_of_letter(letter: DeadLetterInput) -> str:
+    """Say in one line what is parked: the static summary of a queue's dead letter."""
+    return f"dead letter of {letter.pipeline}: item {letter.item}, {letter.breakdown.error_type}"[:LONGEST_TITLE]
+
+
 def advise(state: DeadLetterState, *, ticket: str, trying: bool) -> str:
     """Write the current details of a dead letter."""
     broken = state.breakdown
@@ -104,3 +125,49 @@ def commands(ticket: str) -> str:
         f'`starter dead-letters discard {ticket} --reason "..."` gives it up',
     )
     return "\n".join(f"- {step}" for step in steps)
+
+
+REDRIVES = {
+    "running": "Trying dead letters again",
+    "paused": "Paused",
+    "completed": "Completed",
+    "stopped": "Stopped: too many tries failed",
+    "cancelled": "Cancelled",
+}
+
+
+def title_of_redrive(asked: RedriveInput) -> str:
+    """Say in one line what is tried again: the static summary of a redrive."""
+    return f"redrive {filter_in_words(asked.letters)}"[:LONGEST_TITLE]
+
+
+def filter_in_words(letters: DeadLetterFilter) -> str:
+    """Say which dead letters are meant."""
+    words = [f"dead letters of {letters.pipeline}" if letters.pipeline else "all dead letters"]
+    if letters.error_type:
+        words.append(f"with {letters.error_type}")
+    if letters.since is not None:
+        words.append(f"since {letters.since:%Y-%m-%d %H:%M:%S %Z}")
+    return " ".join(words)
+
+
+def describe_redrive(asked: RedriveInput, summary: RedriveSummary, *, ticket: str) -> str:
+    """Write the current details of a redrive."""
+    tried = summary.stored + summary.failed
+    counts = f"| {summary.found:,} | {tried:,} | {summary.stored:,} | {summary.failed:,} |"
+    parts = [
+        f"**{REDRIVES[summary.status]}**: {plain(title_of_redrive(asked))}",
+        f"At most {asked.rate:g} tries a second; stopped when over {asked.abort_above:g} percent fail.",
+        f"| found | tried | stored | still parked |\n| ---: | ---: | ---: | ---: |\n{counts}",
+    ]
+    if summary.reason:
+        parts.append(plain(summary.reason))
+    if summary.status in {"running", "paused"}:
+        change = "pause" if summary.status == "running" else "resume"
+        parts.append(
+            f"- `starter dead-letters redrive --{change} {ticket}` {change}s it\n"
+            f"- `starter cancel {ticket}` ends it; what was tried stays as it is"
+        )
+    elif summary.failed:
+        parts.append("- `starter dead-letters list` shows what is still parked, and why")
+    return "\n\n".join(parts)

@@ -34,6 +34,8 @@ class Enqueue(Parked):
     `Conflict` if its key was used with another payload before, longer ago than Temporal remembers; both are benign.
     """
 
+    stored_status = "committed"
+
     @workflow.init
     def __init__(self, accepted: EnqueueInput) -> None:
         self.request = accepted.request
@@ -57,7 +59,8 @@ class Enqueue(Parked):
             raise ApplicationError(
                 message, type=DISCARDED, non_retryable=True, category=ApplicationErrorCategory.BENIGN
             )
-        workflow.upsert_search_attributes([STATUS.value_set("committed")])
+        if self.end is None:
+            workflow.upsert_search_attributes([STATUS.value_set(self.stored_status)])
         return result
 
     async def store(self) -> RequestResult | None:

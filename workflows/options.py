@@ -37,6 +37,9 @@ LOADS = "pipelines-load"
 FILES = "pipelines-files"
 """Task queue of steps that look at files; unpacking a large one must not keep a process from loading."""
 
+CONSUMERS = "pipelines-consume"
+"""Task queue of queue workers: each turn lasts about a minute, and mostly waits."""
+
 PIPELINE: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pipeline")
 PATTERN: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("Pattern")
 STATUS: SearchAttributeKey[str] = SearchAttributeKey.for_keyword("PipelineStatus")
@@ -80,6 +83,18 @@ STORE_PATIENTLY = Step(
 )
 """The same write as a regular activity: the Web UI shows each failed attempt and the next one's time."""
 
+GIVE_UP = Step(
+    start_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Note in the application database that a record was given up."""
+
+FIND_LETTERS = Step(
+    start_to_close_timeout=timedelta(minutes=1),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask Temporal for a page of dead letters, or for their number."""
+
 HEARTBEAT = timedelta(seconds=15)
 """How long a killed worker's step stays unnoticed; steps report more often by themselves."""
 
@@ -101,6 +116,31 @@ LOAD_CHUNK = Step(
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
 )
 """Load or check one chunk."""
+
+CONSUME = Step(
+    task_queue=CONSUMERS,
+    # A turn lasts about a minute, and longer only where single items do. Whoever hangs is found by this.
+    start_to_close_timeout=timedelta(minutes=10),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+    # A consumer that is told to stop finishes its windows, and what it did is counted.
+    cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+)
+"""One turn of a consumer."""
+
+PROBE = CONSUME
+"""One small window, to see whether an outage is over."""
+
+FIRST_PAUSE = timedelta(seconds=1)
+"""The first wait after an outage was noticed; each further one is twice as long, up to a minute."""
+
+RETRY_LETTERS = Step(
+    # A try waits for a sink that is away, and this step with it; begun anew, it finds the same tries.
+    start_to_close_timeout=timedelta(hours=12),
+    heartbeat_timeout=HEARTBEAT,
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Ask some dead letters to try again, and wait for what comes of it."""
 
 CLEAR_UP = Step(
     start_to_close_timeout=timedelta(seconds=10),

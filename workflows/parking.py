@@ -58,6 +58,7 @@ class Parked(abc.ABC):
     It has no `run`: whoever inherits it calls `park` when a try failed for good, and then `settle`.
     """
 
+    stored_status = "stored"
     pipeline: str
     breakdown: Breakdown | None = None
     tries_per_run: int = TRIES_PER_RUN
@@ -66,6 +67,7 @@ class Parked(abc.ABC):
     decision: Decision | None = None
     end: End | None = None
     reason: str = ""
+    stored: dict[str, JsonValue] | None = None
 
     @abc.abstractmethod
     async def try_again(self, record: dict[str, JsonValue] | None) -> RequestResult:
@@ -127,6 +129,7 @@ class Parked(abc.ABC):
             self.park(error)
             self.answer(RetryOutcome(status="parked", errors=self.known.errors))
             return None
+        self.stored = result.record
         self.close("stored")
         self.answer(RetryOutcome(status="stored", record=result.record))
         return result
@@ -147,7 +150,7 @@ class Parked(abc.ABC):
         """Note how it was settled."""
         self.end = end
         if end == "stored":
-            workflow.upsert_search_attributes([STATUS.value_set(end), ERROR_TYPE.value_unset()])
+            workflow.upsert_search_attributes([STATUS.value_set(self.stored_status), ERROR_TYPE.value_unset()])
         else:
             workflow.upsert_search_attributes([STATUS.value_set(end)])
 
@@ -213,7 +216,8 @@ class Parked(abc.ABC):
     @workflow.query
     def dead_letter(self) -> DeadLetterState:
         """Say what is parked and why. Raises `NotParked` for work that has not failed."""
-        return self.state(self.known, self.end or "parked")
+        state = self.state(self.known, self.end or "parked")
+        return state.model_copy(update={"record": self.stored, "reason": self.reason})
 
     def check_open(self, *, joins: bool) -> None:
         """Refuse a decision that nothing waits for."""

@@ -1,10 +1,12 @@
-"""The step that all request patterns share: store one record, however long the sink is away.
+"""The step that all who store one record share: store one record, however long the sink is away.
 
 Guarantee: it ends only with what was committed, or with a terminal error; in between it says in the Web UI what it
 waits for.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
@@ -15,29 +17,37 @@ with workflow.unsafe.imports_passed_through():
     from activities.requests import RequestActivities
     from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult
 
+if TYPE_CHECKING:
+    from temporalio.types import MethodAsyncSingleParam
+
+Asked = TypeVar("Asked")
+
 ENDINGS = {REJECTED: "rejected", CONFLICT: "conflict"}
 """The statuses of requests that end with an expected refusal; others have `failed`."""
 
 
 async def store_request(request: RequestInput) -> RequestResult:
+    """Store the record of a request."""
+    what = f"store {request.key} when the sink answers"
+    return await store_with(RequestActivities.store_record, request, request.pipeline, what)
+
+
+async def store_with(
+    step: MethodAsyncSingleParam[Any, Asked, RequestResult], asked: Asked, pipeline: str, what: str
+) -> RequestResult:
     """Write within the workflow task; if the sink does not answer, by a step that operators can see."""
     try:
-        return await workflow.execute_local_activity_method(RequestActivities.store_record, request, **STORE_AT_ONCE)
+        return await workflow.execute_local_activity_method(step, asked, **STORE_AT_ONCE)
     except FailureError as error:
         if is_cancelled_exception(error) or is_final(error):
             raise
         workflow.set_current_details(
-            f"**Waiting for the sink** of pipeline `{request.pipeline}`.\n\n"
+            f"**Waiting for the sink** of pipeline `{pipeline}`.\n\n"
             f"Last error: {cause_of(error)}\n\n"
             "The record is safe in this workflow's input. The write is tried again at least once a minute until "
             "it succeeds; nobody has to do anything here."
         )
-    result = await workflow.execute_activity_method(
-        RequestActivities.store_record,
-        request,
-        summary=f"store {request.key} when the sink answers"[:200],
-        **STORE_PATIENTLY,
-    )
+    result = await workflow.execute_activity_method(step, asked, summary=what[:200], **STORE_PATIENTLY)
     workflow.set_current_details("")
     return result
 

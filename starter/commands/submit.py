@@ -1,4 +1,4 @@
-"""`submit`: one record, synchronously."""
+"""`submit` and `enqueue`: one record, whose caller waits until it is committed, or until it is accepted."""
 
 from __future__ import annotations
 
@@ -51,16 +51,33 @@ def submit(
     raise typer.Exit(ENDINGS[answer.status])
 
 
-async def send(output: Output, pipeline: str, record: str, key: str | None, deadline: timedelta) -> SubmitAnswer:
-    """Connect and submit."""
-    from starter.requests import submit as submit_record
-    from starter.services import declared, find_pipeline, load_settings, temporal
+def enqueue(
+    context: typer.Context,
+    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
+    record: Annotated[str, typer.Argument(help="The record: JSON text, @FILE, or - for stdin.")],
+    key: Annotated[
+        str | None, typer.Option(help="Repeats with the same key are one request. Default: a new one.")
+    ] = None,
+) -> None:
+    """Send one record and return as soon as it is accepted: valid, and durable in Temporal."""
+    output = output_of(context)
+    answer = asyncio.run(send(output, pipeline, record, key, None))
+    report(output, answer)
+    raise typer.Exit(Exit.DONE if answer.status == "accepted" else ENDINGS[answer.status])
+
+
+async def send(output: Output, pipeline: str, record: str, key: str | None, deadline: timedelta | None) -> SubmitAnswer:
+    """Connect and submit; without a deadline, only enqueue."""
+    from starter import requests
+    from starter.services import declared, find_pipeline, load_settings, operator, temporal
 
     settings = load_settings()
     found = find_pipeline(declared(settings, output), pipeline)
     body = read_record(record)
     async with temporal(settings) as client:
-        return await submit_record(client, settings, found, body, key, deadline)
+        if deadline is None:
+            return await requests.enqueue(client, settings, found, body, key, operator())
+        return await requests.submit(client, settings, found, body, key, deadline, operator())
 
 
 def read_record(argument: str) -> bytes:
@@ -86,7 +103,7 @@ def report(output: Output, answer: SubmitAnswer) -> None:
     if answer.url:
         lines.append(f"  {answer.url}")
     if answer.status == "accepted":
-        lines.append(f"  not finished within the deadline; it goes on: starter status {answer.ticket}")
+        lines.append(f"  not finished yet; it goes on: starter status {answer.ticket}")
     output.result(answer.model_dump(mode="json"), *lines)
     for error in answer.errors:
         output.note(f"{error.field or 'record'}: {error.message} [{error.code}]")

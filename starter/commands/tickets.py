@@ -41,7 +41,8 @@ async def ask(output: Output, ticket: str, *, watch: bool) -> TicketState:
     async with temporal(settings) as client:
         state = await look(client, settings, ticket)
         if watch:
-            with Report(output, state.pipeline) as report:
+            unit = "dead letters" if state.redrive else "bytes"
+            with Report(output, state.pipeline, unit) as report:
                 async for latest in states(client, settings, ticket, through_waiting=True):
                     state = latest
                     report.show_state(state)
@@ -70,6 +71,9 @@ async def stop(ticket: str, deadline: float) -> TicketState:
     settings = load_settings()
     async with temporal(settings) as client:
         state = await look(client, settings, ticket)
+        if state.kind == "dead-letter":
+            message = f"{ticket} is a dead letter: `starter dead-letters discard {ticket} --reason ...` gives it up."
+            raise CommandError(Exit.USAGE, message)
         if state.status == "cancelled":
             return state
         if state.status in OVER:

@@ -58,7 +58,7 @@ def test_each_delay_is_twice_the_one_before_up_to_the_last() -> None:
     assert [queue.delay_after(failures) / SECOND for failures in (0, 1, 2, 3, 4, 10**9)] == [1, 1, 2, 4, 5, 5]
 
 
-@pytest.mark.parametrize("name", ["", "x" * 513, "a\nb", "nul\0", "\ud800"])
+@pytest.mark.parametrize("name", ["", "x" * 513, "a\nb", "nul\0", "\ud800", " x", "x "])
 def test_an_id_that_could_not_be_kept_is_refused(name: str) -> None:
     with pytest.raises(ItemRefusedError, match="1 to 512 printable characters"):
         QueueItem(b"", name)

@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 
+from contracts.dead_letters import DeadLetterFilter, DiscardDeadLetter, RetryDeadLetter
 from contracts.loads import LoadOptions, RejectLimit
-from tests.workflows.world import World, open_world, orders, start_environment, until
+from tests.workflows.world import BROKEN, World, open_world, orders, parked, start_environment, until
+from workers.parking import TemporalParking
+from workflows.parking import Parked
+from workflows.redrive import Redrive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -132,6 +136,134 @@ async def upload_started_again(world: World) -> list[WorkflowHandle[Any, Any]]:
     return [handle]
 
 
+async def enqueue_stored(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.enqueue({"number": 1, "amount": 5}, key="four")
+    await handle.result()
+    return [handle]
+
+
+async def enqueue_after_outage(world: World) -> list[WorkflowHandle[Any, Any]]:
+    world.sink.outage = timedelta(minutes=10)
+    handle = await world.enqueue({"number": 1, "amount": 5}, key="five")
+    await handle.result()
+    return [handle]
+
+
+async def enqueue_conflict(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await (await world.enqueue({"number": 1, "amount": 5}, key="six")).result()
+    handle = await world.enqueue({"number": 1, "amount": 6}, key="six")
+    await ended(handle)
+    return [handle]
+
+
+async def enqueue_corrected(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.enqueue({"number": 1, "amount": -5}, key="seven")
+    await parked(handle)
+    await handle.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await handle.execute_update(Parked.retry, RetryDeadLetter(record={"number": 2, "amount": 5}))
+    await handle.result()
+    return [handle]
+
+
+async def enqueue_discarded(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.enqueue({"number": 1, "amount": -5}, key="eight")
+    await parked(handle)
+    await handle.execute_update(Parked.discard, DiscardDeadLetter(reason="no longer wanted"))
+    await ended(handle)
+    return [handle]
+
+
+async def enqueue_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.enqueue({"number": 1, "amount": -5}, key="nine")
+    await parked(handle)
+    await handle.cancel()
+    await ended(handle)
+    return [handle]
+
+
+async def enqueue_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = await world.enqueue({"number": 1, "amount": -5}, key="ten", tries_per_run=1)
+    await parked(handle)
+    latest = world.client.get_workflow_handle(handle.id)
+    await latest.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await parked(latest, attempts=2)
+    await latest.execute_update(Parked.retry, RetryDeadLetter(record={"number": 2, "amount": 5}))
+    await handle.result()
+    return [world.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id), latest]
+
+
+async def deadletter_stored(world: World) -> list[WorkflowHandle[Any, Any]]:
+    BROKEN.add(1)
+    handle = world.client.get_workflow_handle((await world.bury(1)).ticket)
+    await handle.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    BROKEN.clear()
+    world.sink.outage = timedelta(minutes=10)
+    await handle.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await handle.result()
+    return [handle]
+
+
+async def deadletter_large(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await world.objects.put("dead/1", b'{"number": 9, "amount": 5}')
+    handle = world.client.get_workflow_handle((await world.bury(9, body=None, body_key="dead/1")).ticket)
+    await handle.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await handle.result()
+    return [handle]
+
+
+async def deadletter_discarded(world: World) -> list[WorkflowHandle[Any, Any]]:
+    handle = world.client.get_workflow_handle((await world.bury(1)).ticket)
+    await parked(handle)
+    # It is not followed.
+    await handle.cancel()
+    await asyncio.sleep(0.5)
+    await handle.execute_update(Parked.discard, DiscardDeadLetter(reason="no longer wanted"))
+    await handle.result()
+    return [handle]
+
+
+async def deadletter_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
+    letter = await world.bury(1, b"no json", tries_per_run=1)
+    latest = world.client.get_workflow_handle(letter.ticket)
+    first = (await latest.describe()).run_id
+    await latest.execute_update(Parked.retry, RetryDeadLetter(who="tester"))
+    await parked(latest, attempts=6)
+    await latest.execute_update(Parked.retry, RetryDeadLetter(record={"number": 2, "amount": 5}))
+    await latest.result()
+    return [world.client.get_workflow_handle(letter.ticket, run_id=first), latest]
+
+
+async def redrive_continued(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await buried(world, 6)
+    BROKEN.add(3)
+    handle = await world.redrive(f"Kind{id(world)}", rate=2, rounds_per_run=2)
+    await handle.result()
+    first = world.client.get_workflow_handle(handle.id, run_id=handle.first_execution_run_id)
+    return [first, world.client.get_workflow_handle(handle.id)]
+
+
+async def redrive_stopped(world: World) -> list[WorkflowHandle[Any, Any]]:
+    await buried(world, 22)
+    BROKEN.update(range(22))
+    handle = await world.redrive(f"Kind{id(world)}")
+    await handle.result()
+    return [handle]
+
+
+async def redrive_paused_and_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
+    assert world.env is not None
+    await buried(world, 4)
+    with world.env.with_time_skipping_disabled():
+        handle = await world.redrive(f"Kind{id(world)}", rate=0.5)
+        await handle.execute_update(Redrive.pause)
+        await asyncio.sleep(3)
+        await handle.execute_update(Redrive.resume)
+        await asyncio.sleep(1)
+        await handle.cancel()
+        await ended(handle)
+    return [handle]
+
+
 SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], ...] = (
     submit_committed,
     submit_rejected,
@@ -147,7 +279,34 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     upload_packed,
     upload_packed_cancelled,
     upload_started_again,
+    enqueue_stored,
+    enqueue_after_outage,
+    enqueue_conflict,
+    enqueue_corrected,
+    enqueue_discarded,
+    enqueue_cancelled,
+    enqueue_continued,
+    deadletter_stored,
+    deadletter_large,
+    deadletter_discarded,
+    deadletter_continued,
+    redrive_continued,
+    redrive_stopped,
+    redrive_paused_and_cancelled,
 )
+
+
+async def buried(world: World, count: int) -> None:
+    """Park so many dead letters, and wait until visibility knows them, and none of an earlier scenario."""
+    for number in range(count):
+        await world.bury(number, kind=f"Kind{id(world)}")
+    parking = TemporalParking(world.client)
+    for _ in range(200):
+        if len((await parking.find(DeadLetterFilter(error_type=f"Kind{id(world)}"), 1000)).tickets) == count:
+            return
+        await asyncio.sleep(0.05)
+    message = "visibility does not know the dead letters"
+    raise AssertionError(message)
 
 
 async def ended(handle: WorkflowHandle[Any, Any]) -> None:

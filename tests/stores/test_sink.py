@@ -562,3 +562,62 @@ async def test_a_table_of_another_shape_is_refused(bench: Bench) -> None:
     with pytest.raises(TableMismatchError, match="does not match the model"):
         await bench.sink.prepare(Table.from_model(PostgresTable(f"orders_{bench.suffix}", key=("id",)), Other))
     await bench.sink.prepare(bench.table())
+
+
+@pytest.mark.parametrize("on_conflict", ["update", "ignore", "reject"])
+@pytest.mark.parametrize("key", [("id",), None])
+async def test_without_records_every_item_has_the_same_outcome_as_with_them(
+    bench: Bench, on_conflict: OnConflict, key: tuple[str] | None
+) -> None:
+    statuses, contents = [], []
+    for records in (True, False):
+        suffix = f"{bench.suffix}_{records}".lower()
+        sink = PostgresTable(f"windows_{suffix}", key=key, on_conflict=on_conflict)
+        table = Table.from_model(sink, Order)
+        await bench.sink.prepare(table)
+
+        def made(name: str, row: Row | None, fingerprint: str = "f", *, records: bool = records) -> Item:
+            return Item(bench.unit(f"{records}/{name}"), fingerprint, row)
+
+        good = [made(str(number), (number, "a")) for number in range(10)]
+        windows = [
+            good[:5],
+            good[3:8],
+            [made("0", (0, "b"), "g"), *good[:9]],
+            [made("taken", (1, "b")), made("new", (50, "b"))],
+            [made("nothing", None), made("one", (60, None))],
+            [made("nothing", (61, "c")), made("twice", (62, "a")), made("twice", (62, "a")), made("key", (62, "z"))],
+            [made("bad", (2**63, "a")), made("other", (70, "a")), made("nul", (71, "a\0"))],
+            [made("single", (80, "a"))],
+            [made("single", (80, "a"))],
+        ]
+        found = []
+        for window in windows:
+            outcomes = await bench.sink.write(table, window, records=records)
+            if not records:
+                assert {outcome.record for outcome in outcomes} == {None}
+            found.append([(outcome.status, outcome.code, outcome.column) for outcome in outcomes])
+        statuses.append(found)
+        contents.append(sorted(await bench.rows(table), key=repr))
+    assert statuses[0] == statuses[1]
+    assert contents[0] == contents[1]
+
+
+async def test_concurrent_windows_that_overlap_store_every_item_once(bench: Bench) -> None:
+    for key in (("id",), None):
+        table = Table.from_model(PostgresTable(f"overlap_{bench.suffix}_{bool(key)}".lower(), key=key), Order)
+        await bench.sink.prepare(table)
+        items = [Item(bench.unit(f"{key}/{number}"), "f", (number, "a")) for number in range(200)]
+        windows = [items[:150], items[50:][::-1], items[100:] + items[:20], items[::-1]] * 2
+        answers = await asyncio.gather(*(bench.sink.write(table, window, records=False) for window in windows))
+        stored = [outcome.status for outcomes in answers for outcome in outcomes].count("stored")
+        assert stored == len(items)
+        assert sorted(row[0] for row in await bench.rows(table)) == list(range(200))
+
+
+async def test_an_item_written_without_a_record_is_repeated_without_one(bench: Bench) -> None:
+    table, item = bench.table(), Item(bench.unit("a"), "f", (1, "a"))
+    await bench.sink.prepare(table)
+    assert await bench.sink.write(table, [item], records=False) == [ItemOutcome("stored")]
+    assert await bench.sink.write(table, [item]) == [ItemOutcome("repeat")]
+    assert await bench.sink.find_receipt(item.unit) == Receipt(item.unit.name, "{}", "f")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowQueryFailedError
 from temporalio.client import Interceptor as ClientInterceptor
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -30,13 +31,31 @@ from temporalio.worker import (
 
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record
+from contracts.dead_letters import (
+    TRIES_PER_RUN,
+    Breakdown,
+    DeadLetterFilter,
+    DeadLetterInput,
+    DeadLetterState,
+    EnqueueInput,
+    RedriveInput,
+    RedriveSummary,
+)
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
+from contracts.ports import Burial
 from contracts.requests import RequestInput, RequestResult
+from stores import Stores
+from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
+from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
 from workers.build import build_workers
+from workers.parking import TemporalParking
+from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
+from workflows.parking import Parked
+from workflows.redrive import Redrive
 from workflows.submit import Submit
 from workflows.upload import Upload
 
@@ -50,11 +69,22 @@ if TYPE_CHECKING:
     from contracts.table import Table
 
 
+BROKEN: set[int] = set()
+"""Numbers of orders that the process of `fragile_orders` fails on, until they are taken out."""
+
+
 class Order(Record):
     """One order; the amount may not be negative, so that a row can be wrong."""
 
     number: int
     amount: Annotated[int, Field(ge=0)]
+
+
+def process(order: Order) -> Order:
+    """Fail where a test wants it."""
+    if order.number in BROKEN:
+        raise KeyError(order.number)
+    return order
 
 
 # `orders` appends: a row that is written twice shows.
@@ -66,6 +96,9 @@ DECLARED = {
             name="unique_orders",
             record=Order,
             sink=PostgresTable("unique_orders", key=("number",), on_conflict="reject"),
+        ),
+        Pipeline(
+            name="fragile_orders", record=Order, process=process, sink=PostgresTable("fragile_orders", key=("number",))
         ),
     )
 }
@@ -97,10 +130,10 @@ class OutageSink(MemorySink):
             self.check()
         await super().prepare(table)
 
-    async def write(self, table: Table, items: Sequence[Item]) -> list[ItemOutcome]:
+    async def write(self, table: Table, items: Sequence[Item], *, records: bool = True) -> list[ItemOutcome]:
         """As the sink, unless it is down."""
         self.check()
-        return await super().write(table, items)
+        return await super().write(table, items, records=records)
 
     async def load(self, *args: Any, **kwargs: Any) -> Settled:
         """As the sink, unless it is down."""
@@ -115,6 +148,8 @@ class World:
     client: Client
     sink: OutageSink
     objects: MemoryObjectStore
+    queue: MemoryQueue
+    failures: MemoryFailureLedger
     env: WorkflowEnvironment | None = None
 
     async def store(self, text: str | bytes, name: str = "orders.csv") -> StoredFile:
@@ -164,6 +199,58 @@ class World:
             id=f"request/{pipeline}/{uuid.uuid4().hex}",
             task_queue=PIPELINES,
             search_attributes=attributes(pipeline, "submit", "accepted"),
+        )
+
+    async def enqueue(
+        self,
+        record: Mapping[str, Any],
+        *,
+        key: str | None = None,
+        pipeline: str = "fragile_orders",
+        tries_per_run: int = TRIES_PER_RUN,
+    ) -> WorkflowHandle[Enqueue, RequestResult]:
+        """Start an accepted request."""
+        key = key or uuid.uuid4().hex
+        request = RequestInput(
+            pipeline=pipeline, key=key, fingerprint=fingerprint(dict(record)), record=dict(record), who="tester"
+        )
+        return await self.client.start_workflow(
+            Enqueue.run,
+            EnqueueInput(request=request, tries_per_run=tries_per_run),
+            id=f"request/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "enqueue", "accepted"),
+        )
+
+    async def bury(
+        self, number: int, body: bytes | None = None, kind: str = "KeyError", **changes: Any
+    ) -> DeadLetterInput:
+        """Let an order of a queue die, and park it."""
+        body = json.dumps({"number": number, "amount": 5}).encode() if body is None else body
+        now = datetime.now(UTC)
+        letter = DeadLetterInput(
+            pipeline="fragile_orders",
+            queue="fragile",
+            item=f"item {number}",
+            unit=f"queue/fragile/{uuid.uuid4().hex}",
+            fingerprint=hashlib.sha256(body).hexdigest(),
+            body=base64.b64encode(body),
+            sent=now,
+            breakdown=Breakdown(error_type=kind, message="it failed", attempts=5, first_failure=now, last_failure=now),
+        ).model_copy(update=changes)
+        [state] = await self.failures.bury([Burial(letter.work, letter.fingerprint, "{}")])
+        assert state == "dead"
+        await TemporalParking(self.client).park(letter)
+        return letter
+
+    async def redrive(self, kind: str, **options: Any) -> WorkflowHandle[Redrive, RedriveSummary]:
+        """Start a redrive of the dead letters with an error type."""
+        return await self.client.start_workflow(
+            Redrive.run,
+            RedriveInput(letters=DeadLetterFilter(error_type=kind), **options),
+            id=f"redrive/all/{uuid.uuid4().hex[:8]}",
+            task_queue=PIPELINES,
+            search_attributes=attributes("", "redrive", "running"),
         )
 
     async def resume(self, handle: WorkflowHandle[Upload, LoadSummary], text: str | None = None) -> LoadSummary:
@@ -255,13 +342,16 @@ class RareTriesOutbound(WorkflowOutboundInterceptor):
 @contextlib.asynccontextmanager
 async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
     """Run workers over new, empty stores."""
-    sink, objects = OutageSink(), MemoryObjectStore()
+    sink, objects, queue = OutageSink(), MemoryObjectStore(), MemoryQueue()
+    failures = MemoryFailureLedger(sink)
+    stores = Stores(sink=sink, failures=failures, objects=objects, queue=queue)
     async with contextlib.AsyncExitStack() as stack:
         config = env.client.config()
         config["interceptors"] = [*config["interceptors"], RareTries()]
-        for worker in build_workers(Client(**config), DECLARED, sink, objects, max_cached_workflows=50):
+        for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
-        yield World(client=env.client, sink=sink, objects=objects, env=env)
+        BROKEN.clear()
+        yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, env=env)
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
@@ -272,4 +362,16 @@ async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> Loa
         if summary.status == status:
             return summary
         assert datetime.now(UTC) < deadline, f"{summary.status} is not {status}: {json.dumps(summary.model_dump())}"
+        await asyncio.sleep(0.05)
+
+
+async def parked(handle: WorkflowHandle[Any, Any], attempts: int = 1) -> DeadLetterState:
+    """Wait until something is a dead letter after so many tries."""
+    deadline = datetime.now(UTC) + timedelta(seconds=30)
+    while True:
+        with contextlib.suppress(WorkflowQueryFailedError):
+            state = await handle.query(Parked.dead_letter)
+            if state.status == "parked" and state.breakdown.attempts >= attempts:
+                return state
+        assert datetime.now(UTC) < deadline, f"{handle.id} is not parked"
         await asyncio.sleep(0.05)

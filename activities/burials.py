@@ -1,0 +1,196 @@
+"""What becomes of items that failed: back to the queue, parked as dead letters, or given up, as the queue declares.
+
+Guarantee: an item leaves the queue only after it is safe elsewhere. A dead letter's receipt comes first, then its
+parking, and its acknowledgement last, so that a crash in between makes whoever gets the item next finish the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import random
+import traceback
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from activities.failures import MOST_ERRORS
+from activities.windows import Work, policy_of
+from contracts.dead_letters import INLINE_BYTES, Breakdown, DeadLetterInput
+from contracts.errors import RecordRefusedError, TerminalError
+from contracts.ports import Burial, Failure
+from contracts.queue import LONGEST_HIDDEN
+from contracts.requests import REJECTED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contracts.pipeline import Pipeline
+    from contracts.ports import FailureCount, FailureLedger, ObjectStore, Parking, Receipt
+
+PARKED_AT_ONCE = 16
+LONGEST_MESSAGE = 1000
+LONGEST_TRACE = 4000
+SPREAD = (0.75, 1.0, 1.25)
+"""Jitter: what failed together does not come back together. A few steps, because each one is a call."""
+
+
+class TooManyDeliveriesError(TerminalError):
+    """An item that was delivered too often, and under which workers die: nothing else explains where they went."""
+
+    code = "too_many_deliveries"
+
+
+@dataclasses.dataclass
+class Verdicts:
+    """What was decided about failed works; those in `retries` come back after the delay they are listed under."""
+
+    letters: list[tuple[Work, Breakdown]] = dataclasses.field(default_factory=list)
+    discards: list[tuple[Work, Breakdown]] = dataclasses.field(default_factory=list)
+    retries: dict[timedelta, list[Work]] = dataclasses.field(default_factory=lambda: defaultdict(list))
+
+
+class Undertaker:
+    """Decides about failed works of one pipeline, and buries those that are dead."""
+
+    def __init__(self, pipeline: Pipeline, failures: FailureLedger, objects: ObjectStore, parking: Parking) -> None:
+        self.pipeline = pipeline
+        self.queue = pipeline.work_queue
+        self.failures = failures
+        self.objects = objects
+        self.parking = parking
+
+    async def decide(self, works: Sequence[Work]) -> Verdicts:
+        """Record the failures of those that may be tried again, and sort all by what becomes of them."""
+        verdicts = Verdicts()
+        tried: list[tuple[Work, Exception]] = []
+        for work in works:
+            error = work.error or RuntimeError("no outcome")
+            policy = "dead-letter" if isinstance(error, TooManyDeliveriesError) else policy_of(self.queue, error)
+            if policy == "retry":
+                tried.append((work, error))
+            elif policy == "discard":
+                verdicts.discards.append((work, breakdown_of(error)))
+            else:
+                verdicts.letters.append((work, breakdown_of(error)))
+        counts = await self.failures.count_failures(
+            [Failure(work.unit, name_of(error), message_of(error)) for work, error in tried]
+        )
+        for (work, error), count in zip(tried, counts, strict=True):
+            if count.attempts >= self.queue.max_attempts:
+                verdicts.letters.append((work, breakdown_of(error, count)))
+            else:
+                delay = self.queue.delay_after(count.attempts) * random.choice(SPREAD)  # noqa: S311  - jitter
+                verdicts.retries[min(delay, LONGEST_HIDDEN)].append(work)
+        return verdicts
+
+    async def bury(self, letters: Sequence[tuple[Work, Breakdown]]) -> None:
+        """Leave a dead receipt for each, then park each whose receipt is dead now: not stored, not discarded."""
+        keys = await asyncio.gather(*(self._keep(work) for work, _ in letters))
+        burials = [Burial(work.unit, work.fingerprint, breakdown.model_dump_json()) for work, breakdown in letters]
+        states = await self.failures.bury(burials)
+        await self._park(
+            [
+                self._letter(work, breakdown, key)
+                for (work, breakdown), key, state in zip(letters, keys, states, strict=True)
+                if state == "dead"
+            ]
+        )
+
+    async def discard(self, discards: Sequence[tuple[Work, Breakdown]]) -> None:
+        """Leave a receipt that says so for each item that is given up."""
+        await self.failures.bury(
+            [
+                Burial(work.unit, work.fingerprint, breakdown.model_dump_json(), state="discarded")
+                for work, breakdown in discards
+            ]
+        )
+
+    async def park_again(self, found: Sequence[tuple[Work, Receipt]]) -> None:
+        """See to it that items whose receipts were found dead are parked: whoever buried them may not have come to it.
+
+        A letter that was decided has another receipt by then, and a parking refuses ids of letters that completed.
+        """
+        keys = await asyncio.gather(*(self._keep(work) for work, _ in found))
+        await self._park(
+            [self._letter(work, breakdown_in(receipt), key) for (work, receipt), key in zip(found, keys, strict=True)]
+        )
+
+    async def _keep(self, work: Work) -> str | None:
+        """Store a body that is too large for a workflow's input; the name is the same in every attempt."""
+        if len(work.body) <= INLINE_BYTES:
+            return None
+        key = f"dead-letters/{self.pipeline.name}/{work.unit.receipt}"
+        await self.objects.put(key, work.body)
+        return key
+
+    def _letter(self, work: Work, breakdown: Breakdown, key: str | None) -> DeadLetterInput:
+        first = work.deliveries[0]
+        return DeadLetterInput(
+            pipeline=self.pipeline.name,
+            queue=self.queue.name,
+            item=first.id,
+            unit=work.unit.name,
+            fingerprint=work.fingerprint,
+            # The field takes base64, and holds bytes.
+            body=None if key else base64.b64encode(work.body),
+            body_key=key,
+            sent=first.sent,
+            breakdown=breakdown,
+        )
+
+    async def _park(self, letters: Sequence[DeadLetterInput]) -> None:
+        """Park letters, a few at a time."""
+        remaining = iter(letters)
+
+        async def park_next() -> None:
+            for letter in remaining:
+                await self.parking.park(letter)
+
+        # All are heard out, so that none goes on in the background after another one failed.
+        ends = await asyncio.gather(*(park_next() for _ in range(PARKED_AT_ONCE)), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+
+def name_of(error: Exception) -> str:
+    """Name the kind of an error, as it can be searched for."""
+    return REJECTED if isinstance(error, RecordRefusedError) else type(error).__name__
+
+
+def message_of(error: Exception) -> str:
+    """Take an error's text, in characters and a length that can be kept everywhere."""
+    text = str(error) or type(error).__name__
+    return text.replace("\0", "").encode(errors="replace").decode()[:LONGEST_MESSAGE]
+
+
+def breakdown_of(error: Exception, count: FailureCount | None = None) -> Breakdown:
+    """Say why an item is dead. The trace has places in code and no values."""
+    now = datetime.now(UTC)
+    # The first frame is ours.
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    refused = isinstance(error, RecordRefusedError)
+    return Breakdown(
+        error_type=name_of(error),
+        message=message_of(error),
+        trace="" if refused else "".join(traceback.format_list(frames))[-LONGEST_TRACE:],
+        attempts=1 if count is None else count.attempts,
+        first_failure=now if count is None else count.first,
+        last_failure=now if count is None else count.last,
+        errors=error.errors[:MOST_ERRORS] if isinstance(error, RecordRefusedError) else (),
+    )
+
+
+def breakdown_in(receipt: Receipt) -> Breakdown:
+    """Read back why an item is dead from its receipt."""
+    try:
+        return Breakdown.model_validate_json(receipt.result)
+    except ValidationError:
+        now = datetime.now(UTC)
+        return Breakdown(
+            error_type="Unknown", message=receipt.result[:LONGEST_MESSAGE], first_failure=now, last_failure=now
+        )
