@@ -60,7 +60,9 @@ app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)
 app.command()(tickets.status)
-from starter.commands import api, dead_letters, declared, demo, stack, submit, tickets, upload
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(api.api)
+app.command("api-key")(api.api_key)
 
 
 def run(arguments: Sequence[str]) -> int:
