@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import api, dead_letters, declared, demo, stack, submit, tickets, upload
+from starter.commands import api, dead_letters, declared, demo, send, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -56,6 +56,7 @@ app.command()(declared.pipelines)
 app.command()(submit.submit)
 app.command()(submit.enqueue)
 app.command()(upload.upload)
+app.command()(send.send)
 app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)

@@ -143,9 +143,7 @@ class NatsConnection:
             raise unavailable(self.address, "it did not answer in time") from error
         except APIError as error:
             raise unavailable(self.address, error.description or f"it answers {error.code}") from error
-        except OSError as error:
-            raise unavailable(self.address, "the connection was lost") from error
-        except NatsError as error:
+        except (OSError, NatsError) as error:
             raise unavailable(self.address, words_for(error)) from error
 
     async def _connect(self) -> Client:
@@ -231,6 +229,8 @@ def words_for(error: Exception) -> str:
         return "it did not answer in time"
     if isinstance(error, ConnectionRefusedError):
         return "the connection is refused"
+    if isinstance(error, ConnectionError):
+        return "the connection was lost"
     if isinstance(error, OSError):
         return "the connection failed"
     return f"the connection failed ({type(error).__name__})"

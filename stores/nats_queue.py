@@ -1,10 +1,11 @@
 """Queues on NATS JetStream: one work-queue stream per queue, in files, with one durable consumer that all share.
 
 Guarantee: at least once. `send` returns after the server has stored every item, `acknowledge` after it has removed
-every item; both survive a crash of the server. (It writes to disk at once, but syncs every two minutes unless
+every item; both survive a crash of the server. (It writes to files at once, but syncs them every two minutes unless
 `sync_interval: always` is set or the stream is replicated: only a loss of power loses more.) A repeated item id is
-left out within two minutes. **An acknowledgement is not fenced**: one whose lease has run out removes the item, under
-its next lease too, and a stale `release` or `extend` ends or lengthens that lease.
+left out within two minutes; a restart forgets the ids of items that are gone. **An acknowledgement is not fenced**:
+one whose lease has run out removes the item, under its next lease too, and a stale `release` or `extend` ends or
+lengthens that lease.
 """
 
 from __future__ import annotations
@@ -116,8 +117,12 @@ class NatsQueue:
         return found
 
     async def acknowledge(self, queue: WorkQueue, deliveries: Sequence[Delivery]) -> None:
-        """Remove items. The server works through them in order, so its answer to the last one is for all."""
-        await self._answer(queue, deliveries, ACKNOWLEDGE)
+        """Remove items, with the server's confirmation of each.
+
+        After a crash the server may not know any more that it delivered an item, and then confirms nothing: this
+        raises `UnavailableError` after five seconds, and the item comes again.
+        """
+        await self._answer(queue, deliveries, ACKNOWLEDGE, confirmed=len(deliveries))
 
     async def extend(self, queue: WorkQueue, deliveries: Sequence[Delivery]) -> None:
         """Begin the leases anew."""
@@ -166,8 +171,8 @@ class NatsQueue:
                 self._check(queue, end)
         return [delivery_of(queue, item) for item in items]
 
-    async def _answer(self, queue: WorkQueue, deliveries: Sequence[Delivery], what: bytes) -> None:
-        """Answer deliveries, and wait until the server has worked through all of them."""
+    async def _answer(self, queue: WorkQueue, deliveries: Sequence[Delivery], what: bytes, confirmed: int = 1) -> None:
+        """Answer deliveries. The server works through them in order; the last `confirmed` ones it has to confirm."""
         if not deliveries:
             return
         mark = f".{stream_of(queue)}.{CONSUMER}."
@@ -176,12 +181,18 @@ class NatsQueue:
                 message = f"{delivery.handle!r} is no delivery of the queue {queue.name}"
                 raise ValueError(message)
         client = await self._connection.client()
-        with self._connection.translated(), self._connection.asking(1) as (reply, answers):
-            for delivery in deliveries[:-1]:
-                await client.publish(delivery.handle, what)
-            await client.publish(deliveries[-1].handle, what, reply)
-            await answers.wait(ANSWER_SECONDS)
-        self._check(queue, answers.messages[0])
+        with self._connection.translated(), self._connection.asking(confirmed) as (reply, answers):
+            silent = len(deliveries) - confirmed
+            for index, delivery in enumerate(deliveries):
+                await client.publish(delivery.handle, what, "" if index < silent else reply)
+            try:
+                await answers.wait(ANSWER_SECONDS)
+            except TimeoutError as error:
+                missing = confirmed - len(answers.messages)
+                reason = f"it did not confirm {missing} of {confirmed} answers to deliveries in time"
+                raise unavailable(self._connection.address, reason) from error
+        for answer in answers.messages:
+            self._check(queue, answer)
 
     def _check(self, queue: WorkQueue, answer: Msg) -> None:
         """Raise `UnavailableError` for a status that is no orderly end."""

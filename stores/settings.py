@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     aws_access_key_id: str = "pipelines"
     aws_secret_access_key: SecretStr = SecretStr("pipelines")
-    nats_url: str = "nats://127.0.0.1:4222"
+    # Out of the repr, because it may hold a password.
+    nats_url: Annotated[str, Field(repr=False)] = "nats://127.0.0.1:4222"
     queue: Literal["nats", "sqs"] = "nats"
     sqs_endpoint_url: str = ""
     sqs_region: str = "us-east-1"

@@ -135,19 +135,19 @@ class SqsQueue:
         return len(items)
 
     async def fetch(self, queue: WorkQueue, limit: int, wait: timedelta) -> list[Delivery]:
-        """Poll for ten, long if there is time, then for more until a poll finds nothing.
-
-        SQS counts in seconds: a wait of less than one does not wait.
-        """
+        """Poll for ten, long if there is time, then for more until a poll finds nothing."""
         check_limit(limit)
         loop = asyncio.get_running_loop()
         end = loop.time() + wait.total_seconds()
         found: list[Delivery] = []
-        while not found:
-            seconds = min(LONGEST_POLL, max(0, math.floor(end - loop.time())))
-            found = await self._receive(queue, min(BATCH_ITEMS, limit), seconds)
-            if end - loop.time() < 1:
+        while True:
+            left = max(0.0, end - loop.time())
+            found = await self._receive(queue, min(BATCH_ITEMS, limit), min(LONGEST_POLL, round(left)))
+            left = end - loop.time()
+            if found or left <= 0:
                 break
+            # The rest is too short for a poll of SQS; whoever fetches in a loop must not spin.
+            await asyncio.sleep(left if left < 1 else 0)
         more = bool(found)
         while more and len(found) < limit and sum(len(item.body) for item in found) < FETCH_BYTES:
             missing = min(limit - len(found), AT_ONCE * BATCH_ITEMS)
@@ -303,18 +303,18 @@ def delivery_of(queue: WorkQueue, message: MessageTypeDef) -> Delivery:
     attributes = message.get("MessageAttributes") or {}
     encoding, name = (attributes[key].get("StringValue") if key in attributes else None for key in (ENCODING, ID))
     system = message["Attributes"]
-    text = message["Body"]
-    if encoding == BASE64:
-        body = b"" if text == NOTHING else base64.b64decode(text)
-    else:
-        body = text.encode()
     return Delivery(
         id=name or f"{queue.name}/{message['MessageId']}",
-        body=body,
+        body=in_bytes(message["Body"]) if encoding == BASE64 else message["Body"].encode(),
         deliveries=int(system["ApproximateReceiveCount"]),
         sent=EPOCH + timedelta(milliseconds=int(system["SentTimestamp"])),
         handle=message["ReceiptHandle"],
     )
+
+
+def in_bytes(text: str) -> bytes:
+    """Read a body that travelled in base64."""
+    return b"" if text == NOTHING else base64.b64decode(text)
 
 
 def check_attributes(queue: WorkQueue, attributes: Mapping[Any, str]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from contracts import Pipeline, PostgresTable, Record
+from contracts import Pipeline, PostgresTable, Record, WorkQueue
 from pipelines.flights import Flight, process
 
 
@@ -37,6 +37,9 @@ notes = Pipeline(name="notes", record=Note, sink=PostgresTable("notes", key=("id
 strict_notes = Pipeline(name="strict_notes", record=Note, sink=PostgresTable("strict_notes", key=("id",)))
 appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended", key=None))
 prices = Pipeline(name="prices", record=Price, sink=PostgresTable("prices", key=("id",)))
+queued = Pipeline(
+    name="queued", record=Note, sink=PostgresTable("queued", key=("id",)), queue=WorkQueue("notes-to-store")
+)
 slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
 faulty_flights = Pipeline(
     name="faulty_flights",

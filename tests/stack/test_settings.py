@@ -47,7 +47,7 @@ def test_credentials_of_another_provider_are_not_sent_to_the_stacks_object_store
 
 
 def test_addresses_and_repr_hold_no_secret(tmp_path: Path) -> None:
-    settings = load_settings({}, written(tmp_path))
+    settings = load_settings({"NATS_URL": "nats://user:hidden@127.0.0.1:4222"}, written(tmp_path))
     assert settings.addresses == {
         "temporal": "127.0.0.1:1111",
         "postgres": "127.0.0.1:2222",
