@@ -102,7 +102,10 @@ async def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         server = Server(config, context)
-        await server.serve()
+        try:
+            await server.serve()
+        except SystemExit:  # uvicorn's way to say that the address cannot be used; its reason is in the log
+            return False
         return server.started
 
 
