@@ -155,6 +155,11 @@ class Consumer:
         return ""
 
     @property
+    def turn_length(self) -> timedelta:
+        """How long the turn lasts."""
+        return timedelta(seconds=self.turn.seconds)
+
+    @property
     def over(self) -> bool:
         """Whether no further window should be taken."""
         stopping = activity.in_activity() and activity.is_worker_shutdown()
@@ -163,7 +168,7 @@ class Consumer:
     async def next_window(self) -> list[Work] | None:
         """Fetch and judge a window, or return None if the turn is over."""
         while not self.over:
-            wait = min(WAIT, timedelta(seconds=max(self.ends - time.monotonic(), 0)))
+            wait = min(WAIT, timedelta(seconds=max(self.ends - time.monotonic(), 0)), self.turn_length / 10)
             deliveries = await self.ports.queue.fetch(self.queue, self.size, wait)
             if not deliveries:
                 if self.turn.probe or (self.turn.drain and await self.is_empty()):

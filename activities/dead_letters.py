@@ -16,7 +16,7 @@ from activities.requests import find_pipeline
 from activities.validate import check_values, parse_json, validate_payload
 from contracts.dead_letters import DeadLetterInput, GivenUp, GiveUpDeadLetter, TryDeadLetter
 from contracts.errors import RecordRefusedError, TerminalError
-from contracts.ports import Item
+from contracts.ports import NO_RECORD, NO_ROW, Item
 from contracts.record import FieldError
 from contracts.requests import RequestResult
 from contracts.units import Unit
@@ -67,7 +67,8 @@ class DeadLetterActivities:
                 receipt = await self.sink.find_receipt(letter.work)
                 if receipt is None or receipt.state != "stored":
                     raise
-                return RequestResult(record=json.loads(receipt.result), repeat=True)
+                kept = None if receipt.result in {NO_ROW, NO_RECORD} else json.loads(receipt.result)
+                return RequestResult(record=kept, repeat=True)
             return await self.write(letter, pipeline, None if row is None else pipeline.table.row_of(row))
 
     async def payload_of(self, letter: DeadLetterInput) -> dict[str, JsonValue]:

@@ -49,6 +49,10 @@ class InexactFloat(float):
     """A JSON number that a double cannot hold exactly: fine for a float field, never for a Decimal."""
 
 
+FRACTIONS = frozenset({float, InexactFloat, list, dict})
+"""Types of JSON values that are numbers with a fraction, or may hold some."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
     """What stands in the place of a value that JSON text cannot give."""
@@ -80,12 +84,16 @@ def parse_json(text: bytes | str) -> dict[str, JsonValue]:
     if len(text) > MOST_BYTES or (isinstance(text, str) and len(text.encode(errors="replace")) > MOST_BYTES):
         refuse("too_long", f"a record may have at most {MOST_BYTES} bytes")
     if isinstance(text, bytes):
+        # What is decoded holds no surrogates but escaped ones; to look for a backslash is cheaper than the pattern.
+        odd = b"\\u" in text or b"\0" in text
         try:
             text = text.decode()
         except UnicodeDecodeError as error:
             refuse("invalid_utf8", f"the text is not UTF-8: byte {error.start} fits no character")
+    else:
+        odd = True
     text = text.removeprefix("\ufeff").strip(" \t\r\n")
-    suspect = text.count("{") + text.count("[") > MOST_DEPTH or SUSPECT.search(text) is not None
+    suspect = text.count("{") + text.count("[") > MOST_DEPTH or (odd and SUSPECT.search(text) is not None)
     try:
         try:
             value = DECODER.decode(text)
@@ -228,12 +236,12 @@ def validate_text(pipeline: Pipeline, text: bytes) -> Record:
     """Read and validate the JSON text of one record. Raises `RecordRefusedError`.
 
     The same as `parse_json` and `validate_payload`, without printing the JSON in between: what `parse_json` lets pass
-    pydantic reads from the text as it would from the print. Decimals are the exception, because a number's digits
-    would count as they are written.
+    pydantic reads from the text as it would from the print. Numbers with a fraction for Decimals are the exception,
+    because their digits would count as they are written.
     """
     payload = parse_json(text)
     model = pipeline.record
-    if decimal_fields(model):
+    if any(type(payload.get(name)) in FRACTIONS for name in decimal_fields(model)):
         return validate_payload(pipeline, payload)
     try:
         return model.model_validate_json(text.removeprefix(BYTE_ORDER_MARK), strict=True)

@@ -8,15 +8,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from bench.api import measure_api
+from bench.consume import measure_consume
 from bench.loads import measure_memory, measure_speed, warm_up
 from bench.orders import write_orders
 from bench.report import Measure, save, show
-from bench.requests import measure_submit
+from bench.requests import measure_enqueue, measure_submit
 from bench.servers import BenchError, running
 
-PARTS = ("load", "submit", "api", "memory")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PARTS = ("enqueue", "load", "submit", "api", "consume", "memory")
 
 
 def arguments() -> argparse.Namespace:
@@ -37,26 +42,39 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     measures: list[Measure] = []
     try:
-        with running() as servers:
-            path = servers.folder / "orders.csv"
-            write_orders(path, options.rows)
-            print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:.0f} MB, {options.workers} workers", flush=True)
-            servers.start_workers(options.workers)
-            warm_up(servers)
-            if "load" in parts:
-                measures += measure_speed(servers, path, options.rows, options.rounds)
-            if "submit" in parts:
-                measures += measure_submit(servers, options.rounds)
-            if "api" in parts:
-                measures += measure_api(servers, options.rounds)
-            if "memory" in parts:
-                measures += measure_memory(servers, path, options.rows, options.workers)
+        if "enqueue" in parts:
+            with running() as servers:
+                measures += measure_enqueue(servers, options.rounds)
+        if set(parts) != {"enqueue"}:
+            measures += measure_with_workers(options, parts)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     show(measures)
     print(f"written to {save(measures, rows=options.rows, rounds=options.rounds, workers=options.workers)}")
     return 0
+
+
+def measure_with_workers(options: argparse.Namespace, parts: Sequence[str]) -> list[Measure]:
+    """Measure what takes workers, all on one stack."""
+    measures: list[Measure] = []
+    with running() as servers:
+        path = servers.folder / "orders.csv"
+        write_orders(path, options.rows)
+        print(f"{options.rows:,} rows, {path.stat().st_size / 1e6:.0f} MB, {options.workers} workers", flush=True)
+        servers.start_workers(options.workers)
+        warm_up(servers)
+        if "load" in parts:
+            measures += measure_speed(servers, path, options.rows, options.rounds)
+        if "submit" in parts:
+            measures += measure_submit(servers, options.rounds)
+        if "api" in parts:
+            measures += measure_api(servers, options.rounds)
+        if "consume" in parts:
+            measures += measure_consume(servers, options.rounds, options.workers)
+        if "memory" in parts:
+            measures += measure_memory(servers, path, options.rows, options.workers)
+    return measures
 
 
 if __name__ == "__main__":

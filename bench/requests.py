@@ -1,4 +1,4 @@
-"""How long a caller of `submit` waits, against a bare workflow with one local activity on the same server."""
+"""How long a caller of `submit` waits, and how many records `enqueue` accepts, against bare workflows on one server."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from bench.orders import COLUMNS, orders, rows
 from bench.report import Measure
 from bench.servers import BenchError
 from bench.tables import clear
-from starter.requests import submit
+from starter.requests import enqueue, submit
 from workers.client import connect_temporal
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from temporalio.client import Client
 
     from bench.servers import Servers
 
 CALLS = 60
+GROUPS, GROUP, CALLERS = 30, 20, 8
 WARM_UP_CALLS = 15
 NUMBERS = frozenset({"order_id", "quantity"})
 
@@ -82,3 +85,54 @@ def measure_submit(servers: Servers, rounds: int) -> list[Measure]:
     asyncio.run(clear(servers.dsn, "orders"))
     servers.spawn("bench.bare")
     return [asyncio.run(measure_rounds(servers, rounds))]
+
+
+async def time_starts(starts: Sequence[Callable[[], Awaitable[object]]]) -> float:
+    """Make starts, a few at a time; returns seconds."""
+    remaining = iter(starts)
+
+    async def caller() -> None:
+        for start in remaining:
+            await start()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return time.perf_counter() - began
+
+
+async def measure_acceptance(servers: Servers, rounds: int) -> Measure:
+    """Start small groups in turn, so that both meet the same server; nobody works, so nothing else costs time."""
+    client = await connect_temporal(servers.settings)
+    texts = iter(bodies((rounds * GROUPS + 2) * GROUP))
+
+    def bare() -> Awaitable[object]:
+        return client.start_workflow(Bare.run, "text", id=f"bare/{uuid.uuid4().hex}", task_queue=TASK_QUEUE)
+
+    async def ours() -> None:
+        answer = await enqueue(client, servers.settings, orders, next(texts))
+        if answer.status != "accepted":
+            message = f"enqueue ended otherwise than it should: {answer}"
+            raise BenchError(message)
+
+    samples: list[tuple[float, float]] = []
+    await time_starts([bare, ours] * GROUP)
+    for turn in range(1, rounds + 1):
+        pairs = [(await time_starts([bare] * GROUP), await time_starts([ours] * GROUP)) for _ in range(GROUPS)]
+        theirs, mine = (GROUP / median(pair[side] for pair in pairs) for side in (0, 1))
+        samples.append((mine, theirs))
+        print(f"round {turn}: bare {theirs:.0f} starts/s, enqueue {mine:.0f} acceptances/s", flush=True)
+    ratios = tuple(mine / theirs for mine, theirs in samples)
+    mine, theirs = (median(sample[side] for sample in samples) for side in (0, 1))
+    return Measure(
+        name="enqueue rate / rate of bare starts",
+        value=median(ratios),
+        goal=0.8,
+        at_least=True,
+        detail=f"{mine:.0f}/s against {theirs:.0f}/s",
+        samples=ratios,
+    )
+
+
+def measure_enqueue(servers: Servers, rounds: int) -> list[Measure]:
+    """Measure on a server that has no workers."""
+    return [asyncio.run(measure_acceptance(servers, rounds))]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from starter.commands import api, dead_letters, declared, demo, send, stack, submit, tickets, upload
+from starter.commands import api, consume, dead_letters, declared, demo, send, stack, submit, tickets, upload
 from starter.exits import explain
 from starter.output import Output
 
@@ -57,6 +57,7 @@ app.command()(submit.submit)
 app.command()(submit.enqueue)
 app.command()(upload.upload)
 app.command()(send.send)
+app.command()(consume.consume)
 app.command()(upload.rejects)
 app.command()(upload.resume)
 app.command()(tickets.cancel)

@@ -57,6 +57,7 @@ ANSWER = timedelta(seconds=10)
 """How long a worker may take to say how something stands, or to accept a decision."""
 
 NO_WORKER = "No worker answered in time; are workers running (`starter up`)?"
+MAYBE = f"{NO_WORKER} The decision may still be taken when one does: look with `starter status` before sending another."
 
 
 class Listed(Frozen):
@@ -187,7 +188,8 @@ class Letters:
         except WorkflowUpdateFailedError as error:
             refuse(ticket, error)
         except (WorkflowUpdateRPCTimeoutOrCancelledError, TimeoutError) as error:
-            raise CommandError(Exit.UNREACHABLE, NO_WORKER) from error
+            # Not accepted is not durable, but the server keeps it in memory for a worker that comes.
+            raise CommandError(Exit.UNREACHABLE, MAYBE) from error
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 raise CommandError(Exit.FAILED, f"{ticket} is over: there is nothing to decide any more.") from error

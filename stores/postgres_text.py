@@ -174,6 +174,28 @@ def print_row(table: Table, row: Row) -> list[str | None]:
     return texts
 
 
+def print_columns(table: Table, rows: Sequence[Row]) -> list[Sequence[str | None]]:
+    """Print rows column by column: the texts of `print_row`, several times as fast. Raises `ValueError`."""
+    return [plain_column(column, values) for column, values in zip(table.columns, zip(*rows, strict=True), strict=True)]
+
+
+def plain_column(column: Column, values: Sequence[Any]) -> Sequence[str | None]:
+    """Print a column without escaping anything."""
+    if column.type in QUICK:
+        # Nothing of these types can be taken for `ABSENT`.
+        return [None if text == ABSENT else text for text in print_column(column, values)]
+    texts: Sequence[str | None] = values
+    if column.type != "text" or not set(map(type, values)) <= {str, NoneType}:
+        texts = [print_value(column, value) for value in values]
+    whole = "".join(text for text in texts if text is not None)
+    if "\0" in whole:
+        message = f"{column.name}: PostgreSQL text cannot hold a NUL character"
+        raise ValueError(message)
+    # A UnicodeEncodeError, for a lone surrogate, is a ValueError.
+    whole.encode()
+    return texts
+
+
 def print_column(column: Column, values: Sequence[Any]) -> Sequence[str]:
     r"""Print a column for COPY: escaped, and `\N` where absent. Raises `ValueError`."""
     kinds = set(map(type, values))

@@ -15,7 +15,7 @@ from contracts.ports import NO_RECORD, ItemOutcome
 from contracts.table import RECEIPT_COLUMN
 from stores.postgres_errors import row_fault
 from stores.postgres_tables import RECEIPTS, column_names, listed, quoted, table_name
-from stores.postgres_text import print_row
+from stores.postgres_text import print_columns
 from stores.postgres_write import conflict_clause, known_outcome
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ async def write_window(connection: Connection, table: Table, items: Sequence[Ite
     if table.key is not None and keys_repeat(table, rows):
         return None
     try:
-        nothing = [None] * len(table.columns)
-        texts = [nothing if row is None else print_row(table, row) for row in rows]
+        nothing = (None,) * len(table.columns)
+        texts = print_columns(table, [nothing if row is None else row for row in rows])
         made = await connection.fetch(
             window_statement(table),
             pipelines.pop(),
@@ -49,7 +49,7 @@ async def write_window(connection: Connection, table: Table, items: Sequence[Ite
             [item.unit.name for item in items],
             [item.fingerprint for item in items],
             [row is not None for row in rows],
-            *zip(*texts, strict=True),
+            *texts,
         )
     except Exception as error:
         if row_fault(error) is None and not isinstance(error, asyncpg.DeadlockDetectedError):

@@ -35,6 +35,7 @@ async def slowly(record: Slow) -> Slow:
 
 notes = Pipeline(name="notes", record=Note, sink=PostgresTable("notes", key=("id",)))
 strict_notes = Pipeline(name="strict_notes", record=Note, sink=PostgresTable("strict_notes", key=("id",)))
+letters = Pipeline(name="letters", record=Note, sink=PostgresTable("letters", key=("id",)))
 appended = Pipeline(name="appended", record=Note, sink=PostgresTable("appended", key=None))
 prices = Pipeline(name="prices", record=Price, sink=PostgresTable("prices", key=("id",)))
 queued = Pipeline(

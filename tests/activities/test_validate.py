@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activities.validate import fingerprint, parse_json, validate_payload
+from activities.validate import fingerprint, parse_json, validate_payload, validate_text
 from contracts import Pipeline, PostgresTable, Record
 from contracts.errors import RecordRefusedError
 
@@ -138,3 +140,48 @@ def test_a_message_never_repeats_the_input() -> None:
 def test_the_fingerprint_survives_json_and_order(payload: dict[str, float]) -> None:
     again = json.loads(json.dumps(dict(reversed(payload.items()))))
     assert fingerprint(again) == fingerprint(payload)
+
+
+class Mixed(Record):
+    amount: Decimal
+    ratio: float
+    number: int
+    name: str
+    at: datetime | None = None
+    nested: dict[str, float] | None = None
+
+
+MIXED = Pipeline(name="mixed", record=Mixed, sink=PostgresTable("mixed", key=None))
+TEXTS = [
+    f'{{"amount": {amount}, "ratio": {ratio}, "number": {number}, "name": {name}}}'
+    for amount, ratio, number, name in itertools.product(
+        ['"1.10"', "1", "1.10", "1e2", "0.1234567890123456789", '"x"', "true"],
+        ["1", "2.5", "1E400", '"1"', "1e5", "null"],
+        ["7", "7.0", str(2**63), '"7"', "1E3"],
+        ['"ü"', '"\\ud800"', '"\\u00e9"', '"a\\u0000"', "5"],
+    )
+] + [
+    "",
+    "  \n",
+    "[]",
+    "\ufeff" + '{"amount": "1", "ratio": 1, "number": 1, "name": "a"} \r\n',
+    '{"amount": "1", "ratio": 1, "number": 1, "name": "a", "name": "b"}',
+    '{"amount": "1", "ratio": NaN, "number": 1, "name": "a"}',
+    '{"amount": "1", "ratio": 1, "number": 1, "name": "a", "at": "2013-01-01T00:00:00Z"}',
+    '{"amount": "1", "ratio": 1, "number": 1, "name": "a", "at": 2013}',
+    '{"amount": "1", "ratio": 1, "number": 1, "name": "a", "nested": {"x": 1e-320, "y": 3}}',
+    '{"amount": "1", "ratio": 1, "number": 1, "name": "a"} {}',
+]
+
+
+def test_a_text_is_validated_as_its_payload_would_be() -> None:
+    def outcome(read: Callable[[], Record]) -> object:
+        try:
+            return repr(read())
+        except RecordRefusedError as error:
+            return error.errors
+
+    for text in TEXTS:
+        data = text.encode()
+        expected = outcome(lambda data=data: validate_payload(MIXED, parse_json(data)))  # type: ignore[misc]
+        assert outcome(lambda data=data: validate_text(MIXED, data)) == expected, text  # type: ignore[misc]

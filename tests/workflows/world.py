@@ -31,6 +31,7 @@ from temporalio.worker import (
 
 from activities.validate import fingerprint
 from contracts import Pipeline, PostgresTable, Record
+from contracts.consume import ConsumeRun, ConsumeSummary
 from contracts.dead_letters import (
     TRIES_PER_RUN,
     Breakdown,
@@ -44,6 +45,7 @@ from contracts.dead_letters import (
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
 from contracts.ports import Burial
+from contracts.queue import QueueItem, WorkQueue
 from contracts.requests import RequestInput, RequestResult
 from stores import Stores
 from stores.memory_failures import MemoryFailureLedger
@@ -52,6 +54,7 @@ from stores.memory_queue import MemoryQueue
 from stores.memory_sink import MemorySink
 from workers.build import build_workers
 from workers.parking import TemporalParking
+from workflows.consume import Consume
 from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, SEARCH_ATTRIBUTES, STATUS
 from workflows.parking import Parked
@@ -72,6 +75,9 @@ if TYPE_CHECKING:
 BROKEN: set[int] = set()
 """Numbers of orders that the process of `fragile_orders` fails on, until they are taken out."""
 
+AWAY: set[int] = set()
+"""Numbers of orders for which a service that `fragile_orders` asks is away, until they are taken out."""
+
 
 class Order(Record):
     """One order; the amount may not be negative, so that a row can be wrong."""
@@ -84,6 +90,8 @@ def process(order: Order) -> Order:
     """Fail where a test wants it."""
     if order.number in BROKEN:
         raise KeyError(order.number)
+    if order.number in AWAY:
+        raise ConnectionRefusedError(order.number)
     return order
 
 
@@ -98,7 +106,11 @@ DECLARED = {
             sink=PostgresTable("unique_orders", key=("number",), on_conflict="reject"),
         ),
         Pipeline(
-            name="fragile_orders", record=Order, process=process, sink=PostgresTable("fragile_orders", key=("number",))
+            name="fragile_orders",
+            record=Order,
+            process=process,
+            sink=PostgresTable("fragile_orders", key=("number",)),
+            queue=WorkQueue("fragile", retry_first=timedelta(hours=6), retry_last=timedelta(hours=12)),
         ),
     )
 }
@@ -243,6 +255,23 @@ class World:
         await TemporalParking(self.client).park(letter)
         return letter
 
+    async def send(self, *numbers: int, pipeline: str = "orders") -> None:
+        """Put orders into a pipeline's queue."""
+        bodies = [json.dumps({"number": number, "amount": number}).encode() for number in numbers]
+        await self.queue.send(DECLARED[pipeline].work_queue, [QueueItem(body) for body in bodies])
+
+    async def consume(self, pipeline: str = "orders", **run: Any) -> WorkflowHandle[Consume, ConsumeSummary]:
+        """Start a queue worker with short turns."""
+        return await self.client.start_workflow(
+            Consume.run,
+            ConsumeRun(pipeline=pipeline, **{"turn_seconds": 0.2, "longest_pause": 1800.0, **run}),
+            # The environment outlives a test, and so does what a failed one leaves behind.
+            id=f"consume/{pipeline}/{uuid.uuid4().hex}",
+            task_queue=PIPELINES,
+            search_attributes=attributes(pipeline, "consume", "running"),
+            static_summary=f"items of the queue of {pipeline}",
+        )
+
     async def redrive(self, kind: str, **options: Any) -> WorkflowHandle[Redrive, RedriveSummary]:
         """Start a redrive of the dead letters with an error type."""
         return await self.client.start_workflow(
@@ -351,6 +380,7 @@ async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
         for worker in build_workers(Client(**config), DECLARED, stores, max_cached_workflows=50):
             await stack.enter_async_context(worker)
         BROKEN.clear()
+        AWAY.clear()
         yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, env=env)
 
 
