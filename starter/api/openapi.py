@@ -310,7 +310,7 @@ def fixed_schemas() -> Document:
             {
                 "ticket": text,
                 "pipeline": text,
-                "pattern": {"type": "string", "enum": ["submit", "upload"]},
+                "pattern": {"type": "string", "enum": ["submit", "enqueue", "upload"]},
                 "status": {"type": "string", "enum": statuses},
                 "reason": text,
                 "counts": closed(dict.fromkeys(COUNTS, count)),

@@ -7,6 +7,7 @@ who waits for a record is told at once that it is accepted, files that are on th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -22,7 +23,7 @@ from starter.api.services import Context, OpenServices
 from starter.exits import CommandError, Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from contracts.pipeline import Pipeline
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("starter.api")
 
-GRACE_SECONDS = 30
+GRACE_SECONDS = 25
+"""Less than the 30 s that container platforms usually wait before they kill."""
 KEEP_ALIVE_SECONDS = 65
 """Longer than the 60 s after which the usual load balancers drop an idle connection: who closes last cannot race."""
 
@@ -100,7 +102,10 @@ async def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         server = Server(config, context)
-        await server.serve()
+        try:
+            await server.serve()
+        except SystemExit:  # uvicorn's way to say that the address cannot be used; its reason is in the log
+            return False
         return server.started
 
 
@@ -114,7 +119,10 @@ def run(settings: Settings, pipelines: Mapping[str, Pipeline], host: str, port: 
     # uvicorn raises the signal again when it has stopped; that it has is all that was wanted.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    import uvloop
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    with contextlib.suppress(ImportError):
+        import uvloop  # the faster loop; there is none for Windows
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(serve(settings, pipelines, host, port, keyring))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from contracts.pipeline import Pipeline
 
+GIVEN = ("request/", "upload/")
+"""The tickets that this API gives. Others, of queue workers and dead letters, are the operators'."""
+
 PIECE = 64 * 1024
 
 
@@ -49,6 +52,8 @@ class Tickets:
                 return respond(state)
             if state.status in OVER:
                 raise Problem(NOT_POSSIBLE, f"It is over already: {state.status}.")
+            if state.status == "waiting" and state.pattern != "upload":
+                raise Problem(NOT_POSSIBLE, "It is parked, and waits for an operator's decision.")
             client = await self._context.services.temporal()
             with naming_temporal(self._context.settings):
                 await client.get_workflow_handle(ticket).cancel()
@@ -74,6 +79,8 @@ class Tickets:
     def _pipeline(self, request: Request, ticket: str) -> Pipeline:
         """Find a ticket's pipeline. Raises the same `Problem` for one out of scope and for no ticket at all."""
         _, name = parts_of(ticket)
+        if not ticket.startswith(GIVEN):
+            raise Problem(NOT_FOUND, "No such ticket.")
         try:
             return self._context.find(request, name)
         except Problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import csv
 import gzip
 import hashlib
@@ -14,14 +16,17 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from contracts.record import Frozen
+from stores.settings import load_settings
 from tests.acceptance.api import KEY, KEYS, NOTES_KEY, ROOT, ApiServer, serving
 from tests.acceptance.test_submit import BAD
+from workers.client import connect_temporal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,6 +355,23 @@ def test_the_log_has_names_and_no_secrets(api: ApiServer, http: httpx.Client, en
         environ["AWS_SECRET_ACCESS_KEY"],
     ):
         assert secret not in log
+
+
+def test_the_history_has_the_name_of_the_key_and_not_the_key(
+    api: ApiServer, http: httpx.Client, environ: dict[str, str], tmp_path: Path
+) -> None:
+    async def history(ticket: str) -> str:
+        client = await connect_temporal(load_settings(environ, tmp_path))
+        return (await client.get_workflow_handle(ticket).fetch_history()).to_json()
+
+    for prefer in ("wait=9", "respond-async"):
+        sent = http.post(NOTES, json=record(9015), headers={"Prefer": prefer})
+        with ThreadPoolExecutor(1) as pool:
+            text = pool.submit(lambda ticket: asyncio.run(history(ticket)), sent.json()["ticket"]).result()
+        payloads = [base64.b64decode(found) for found in re.findall(r'"data": "([^"]+)"', text)]
+        assert any(b'"who":"tester"' in payload for payload in payloads), payloads
+        assert not any(KEY.encode() in payload for payload in payloads)
+        assert KEY not in text
 
 
 def test_a_server_without_keys_does_not_start_by_accident(environ: dict[str, str]) -> None:

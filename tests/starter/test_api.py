@@ -132,7 +132,8 @@ async def test_nothing_is_asked_for_whoever_has_no_key_or_no_scope() -> None:
             assert (await stranger.post(path)).status_code == 401
         assert (await friend.post("/pipelines/others/records", json={"id": 1})).status_code == 404
         assert (await friend.get("/tickets/request/others/x")).status_code == 404
-        assert (await friend.get("/tickets/schedule/things/x")).status_code == 404
+        for kind in ("schedule", "consume", "dead-letter", "redrive"):
+            assert (await friend.post(f"/tickets/{kind}/things/x/cancel")).status_code == 404
         assert services.asked == 0
         assert (await friend.get("/tickets/request/things/x")).status_code == 503
         assert services.asked == 1
