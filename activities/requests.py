@@ -70,6 +70,9 @@ class RequestActivities:
             raise RecordRefusedError((FieldError(field=outcome.column, code=outcome.code, message=outcome.message),))
         if outcome.status == "conflict":
             raise conflict(request.key)
+        if outcome.status == "dead":
+            # No request is buried today; one that was must not look committed.
+            raise RecordRefusedError((FieldError(field="", code="dead", message="this request was given up"),))
         return RequestResult(
             record=None if outcome.record is None else json.loads(outcome.record), repeat=outcome.status == "repeat"
         )

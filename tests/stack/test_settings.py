@@ -53,7 +53,7 @@ def test_addresses_and_repr_hold_no_secret(tmp_path: Path) -> None:
         "temporal": "127.0.0.1:1111",
         "postgres": "127.0.0.1:2222",
         "objects": "127.0.0.1:3333",
-        "nats": "127.0.0.1:4444",
+        "nats": "127.0.0.1:4222",
     }
     assert "hidden" not in repr(settings)
 
