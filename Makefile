@@ -24,7 +24,7 @@ demo: $(READY) ## Start the stack and send real records through it, with links i
 
 .PHONY: test
 test: $(READY) ## Run every test that is needed to trust a change
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: check
 check: $(READY) ## Lint, check the format, the types, the import rules and the compose file
