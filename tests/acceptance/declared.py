@@ -42,10 +42,13 @@ queued = Pipeline(
 )
 prices = Pipeline(name="prices", record=Price, sink=PostgresTable("prices", key=("id",)))
 slow = Pipeline(name="slow", record=Slow, process=slowly, sink=PostgresTable("slow", key=("id",)))
-faulty_flights = Pipeline(
-    name="faulty_flights",
-    record=Flight,
-    process=process,
-    sink=PostgresTable("faulty_flights", key=("time_hour", "carrier", "flight")),
-    absent=("NA",),
+whole_flights, faulty_flights = (
+    Pipeline(
+        name=name,
+        record=Flight,
+        process=process,
+        sink=PostgresTable(name, key=("time_hour", "carrier", "flight")),
+        absent=("NA",),
+    )
+    for name in ("whole_flights", "faulty_flights")
 )

@@ -36,10 +36,10 @@ def ids(starter: Starter, first: int, last: int, table: str = "notes") -> int:
 
 def test_the_table_equals_the_file_row_for_row(starter: Starter) -> None:
     path = ROOT / "examples" / "flights-2013-01.csv.gz"
-    ran = starter("upload", "flights", str(path), "--wait")
+    ran = starter("upload", "whole_flights", str(path), "--wait")
     assert ran.exit == 0, ran
     assert ran.json["counts"] == counts(27004, 27004)
-    assert_equal(starter, "flights", gzip.decompress(path.read_bytes()))
+    assert_equal(starter, "whole_flights", gzip.decompress(path.read_bytes()))
 
 
 def assert_equal(starter: Starter, table: str, content: bytes) -> None:
