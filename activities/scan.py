@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 QUOTED_LIMIT = 1 << 20
 RECORD_LIMIT = 4 << 20
-TAIL = 1 << 15
+TAIL = 1 << 13
 WINDOW = 1 << 20
 """The largest window: no quoted field that closes inside one can be over its limit."""
 
