@@ -1,7 +1,7 @@
-"""The one activity behind a request: validate, process, write.
+"""The activities behind a request: validate, process and write its record, or read what became of it.
 
-Guarantee: when it returns, the record is committed in the sink exactly once, however often it was tried; one
-that `process` dropped is committed as a receipt without a row.
+Guarantee: when `store_record` returns, the record is committed in the sink exactly once, however often it was tried;
+one that `process` dropped is committed as a receipt without a row.
 """
 
 from __future__ import annotations
@@ -62,6 +62,15 @@ class RequestActivities:
                     raise
                 return repeat_of(request, receipt)
             return await self._write(request, table, None if row is None else table.row_of(row))
+
+    @activity.defn
+    async def find_stored(self, request: RequestInput) -> RequestResult | None:
+        """Read what was stored for a request; None if nothing was, or that of another payload under its key."""
+        with translated():
+            receipt = await self.sink.find_receipt(unit_of(request))
+        if receipt is None or receipt.state != "stored" or receipt.fingerprint != request.fingerprint:
+            return None
+        return repeat_of(request, receipt)
 
     async def _write(self, request: RequestInput, table: Table, row: Row | None) -> RequestResult:
         """Commit the row, or that there is none. Raises `RecordRefusedError`, and fails with `CONFLICT`."""
