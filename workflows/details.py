@@ -18,7 +18,8 @@ HEADLINES = {
 MEGABYTE = 1_000_000
 LONGEST_TITLE = 200
 TITLE_BYTES = 320
-"""Of a title in JSON: Temporal refuses a summary whose payload, which names its encoding, too, is over 400."""
+"""Of a title in JSON. Temporal's API (`UserMetadata`) allows a summary 400 by default, with the name of its encoding;
+not every server enforces that."""
 WIDEST = 6
 """Bytes of the widest character in JSON: a control character, escaped."""
 

@@ -8,7 +8,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from workflows.details import LONGEST_TITLE, shortened
 
 LIMIT = 400
-"""Bytes of a summary's payload; `limit.userMetadataSummarySize` of the server."""
+"""Bytes of a summary's payload, by default, in Temporal's API (`UserMetadata`)."""
 
 
 @pytest.mark.parametrize("letter", ["x", "\u6f22", "\U0001f600", '"', "\n", "\0", "\udce9"])
