@@ -56,14 +56,14 @@ class DeadLetterActivities:
         """
         letter = asked.letter
         with translated():
-            pipeline = find_pipeline(self.pipelines, letter.pipeline)
-            await self.sink.prepare(pipeline.table)
             try:
+                pipeline = find_pipeline(self.pipelines, letter.pipeline)
+                await self.sink.prepare(pipeline.table)
                 payload = await self.payload_of(letter) if asked.record is None else asked.record
                 check_values(payload)
                 row = await run_process(pipeline, validate_payload(pipeline, payload))
             except TerminalError:
-                # If an earlier try committed, what is stored counts, whatever became of code and bytes since.
+                # If an earlier try committed, what is stored counts, whatever became of code, table and bytes since.
                 receipt = await self.sink.find_receipt(letter.work)
                 if receipt is None or receipt.state != "stored":
                     raise

@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, TypeGuard, get_args
 
 from contracts.errors import DeclarationError, TerminalError
 
@@ -122,6 +122,15 @@ class WorkQueue:
         return wrong
 
 
+def is_item_id(name: str | None) -> TypeGuard[str]:
+    """Say whether a name can be kept everywhere that an item goes: receipts, workflow ids, JSON, terminals.
+
+    Other programs may send anything. A broker's adapter passes an id of theirs on only if it keeps this rule, and
+    else names the item itself: one odd message must not stop its queue.
+    """
+    return name is not None and 0 < len(name) <= LONGEST_ID and name.isprintable() and name == name.strip()
+
+
 @dataclasses.dataclass(frozen=True)
 class QueueItem:
     """What a producer sends. `id` is the producer's name for it: the same id is the same item, whatever its body.
@@ -135,11 +144,10 @@ class QueueItem:
 
     def __post_init__(self) -> None:
         """Refuse an id that could not be kept everywhere that an item goes."""
-        name = self.id
-        if name is None or (0 < len(name) <= LONGEST_ID and name.isprintable() and name == name.strip()):
+        if self.id is None or is_item_id(self.id):
             return
         what = f"an id has 1 to {LONGEST_ID} printable characters, and no space at its ends"
-        message = f"the item id {name[:60]!r} is refused: {what}"
+        message = f"the item id {self.id[:60]!r} is refused: {what}"
         raise ItemRefusedError(message)
 
 
@@ -147,10 +155,10 @@ class QueueItem:
 class Delivery:
     """One delivery of an item.
 
-    `id` is the producer's id, else the queue's name with what the broker tells the item apart by: the same in every
-    delivery, and never that of another item, even if the queue is removed and made anew. `deliveries` counts this
-    one, too; it is the broker's count, which a crash of the broker may set back. `sent` is when the broker took the
-    item, in UTC.
+    `id` is the producer's id if it is one (`is_item_id`), else the queue's name with what the broker tells the item
+    apart by: the same in every delivery, and never that of another item, even if the queue is removed and made anew.
+    `deliveries` counts this one, too; it is the broker's count, which a crash of the broker may set back. `sent` is
+    when the broker took the item, in UTC.
     `handle` is the broker's word for this delivery: opaque text that any connection can acknowledge with.
     """
 

@@ -32,6 +32,7 @@ from contracts.record import FieldError
 from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult, SubmitAnswer
 from starter.exits import CommandError, Exit
 from starter.services import Settings, is_outage, link, naming_temporal
+from workflows.details import shortened
 from workflows.enqueue import Enqueue
 from workflows.options import PATTERN, PIPELINE, PIPELINES, STATUS
 from workflows.submit import Submit
@@ -206,7 +207,7 @@ def options(request: RequestInput, ticket: str, pattern: Pattern) -> Options:
                 SearchAttributePair(STATUS, "accepted"),
             ]
         ),
-        static_summary=f"one record for {request.pipeline}, key {request.key}"[:200],
+        static_summary=shortened(f"one record for {request.pipeline}, key {request.key}"),
     )
 
 

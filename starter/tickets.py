@@ -39,7 +39,7 @@ from starter.consumers import summary_of
 from starter.exits import CommandError, Exit
 from starter.requests import explain_failure
 from starter.services import Settings, is_outage, link, naming_temporal
-from workflows.options import PATTERN, STATUS
+from workflows.options import ERROR_TYPE, PATTERN, STATUS
 from workflows.parking import Parked
 from workflows.redrive import Redrive
 from workflows.upload import Upload
@@ -75,6 +75,9 @@ OVER: Mapping[LoadStatus, Exit] = {
 class TicketState(Frozen):
     """How a ticket's run stands. `reason` explains every status but `running` and `completed`.
 
+    `failure` is the type of the error that it failed with, or is parked for. Unless that is about the record or the
+    file itself, `reason` and `errors` are for operators: they may name services and other pipelines.
+
     `known` says that an upload found the load of the same file, and started none.
     """
 
@@ -85,6 +88,7 @@ class TicketState(Frozen):
     pattern: str
     counts: Counts
     reason: str = ""
+    failure: str = ""
     summary: LoadSummary | None = None
     redrive: RedriveSummary | None = None
     record: dict[str, JsonValue] | None = None
@@ -222,7 +226,10 @@ async def look_at_request(client: Client, described: WorkflowExecutionDescriptio
         verdict, errors = explain_failure(failure)
         counts = Counts(read=1, rejected=1) if verdict == "rejected" else Counts(read=1)
         reason = errors[0].message if verdict == "failed" and errors else verdict
-        return state.model_copy(update={"reason": reason, "errors": errors, "counts": counts})
+        changes = {"reason": reason, "errors": errors, "counts": counts}
+        if verdict == "failed" and state.status == "failed":
+            changes["failure"] = errors[0].code if errors else verdict
+        return state.model_copy(update=changes)
     kept = Counts(read=1, dropped=1) if result.record is None else Counts(read=1, written=1)
     return state.model_copy(update={"counts": kept, "record": result.record})
 
@@ -233,7 +240,8 @@ async def look_at_parked(client: Client, described: WorkflowExecutionDescription
         return state
     note = await described.memo_value(DEAD_LETTER_MEMO, None, type_hint=DeadLetterNote)
     reason = f"parked: {note.message} [{note.error_type}]" if note else "parked"
-    state = state.model_copy(update={"status": "waiting", "reason": reason})
+    failure = note.error_type if note else described.typed_search_attributes.get(ERROR_TYPE) or "Unexpected"
+    state = state.model_copy(update={"status": "waiting", "reason": reason, "failure": failure})
     try:
         letter = await client.get_workflow_handle(state.ticket, run_id=described.run_id).query(
             Parked.dead_letter, rpc_timeout=QUERY_TIMEOUT
@@ -312,7 +320,9 @@ async def look_at_load(client: Client, described: WorkflowExecutionDescription, 
         reason = (
             reason or f"the run was ended from outside: {described.status.name.lower() if described.status else ''}"
         )
-    return state.model_copy(update={"status": status, "reason": reason, "counts": summary.counts, "summary": summary})
+    failure = (described.typed_search_attributes.get(ERROR_TYPE) or "") if status == "failed" else ""
+    found = {"status": status, "reason": reason, "failure": failure, "counts": summary.counts, "summary": summary}
+    return state.model_copy(update=found)
 
 
 async def watch(

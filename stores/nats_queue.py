@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from nats.js.api import AckPolicy, ConsumerConfig, DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import BadRequestError, NotFoundError
 
-from contracts.queue import Delivery, Depth, ItemTooLargeError, QueueMismatchError, check_limit, too_large
+from contracts.queue import Delivery, Depth, ItemTooLargeError, QueueMismatchError, check_limit, is_item_id, too_large
 from stores.nats_connection import ANSWER_SECONDS, DESCRIPTION, NO_RESPONDERS, NatsConnection, status_of, unavailable
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def delivery_of(queue: WorkQueue, message: Msg) -> Delivery:
     # The item's time of creation and its number name it, even if a stream of this name is made again.
     name = message.headers.get(MESSAGE_ID) if message.headers else None
     return Delivery(
-        id=name or f"{stream_of(queue)}/{taken}/{sequence}",
+        id=name if is_item_id(name) else f"{stream_of(queue)}/{taken}/{sequence}",
         body=message.data,
         deliveries=deliveries,
         sent=EPOCH + timedelta(microseconds=taken // 1000),

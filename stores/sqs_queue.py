@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import aioboto3
 from aiobotocore.config import AioConfig
 
-from contracts.queue import LONGEST_HIDDEN, Delivery, Depth, QueueMismatchError, check_limit, too_large
+from contracts.queue import LONGEST_HIDDEN, Delivery, Depth, QueueMismatchError, check_limit, is_item_id, too_large
 from stores.sqs_errors import QueueMissingError, refused, translated, unavailable
 
 if TYPE_CHECKING:
@@ -299,12 +299,12 @@ def in_batches(entries: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mappin
 
 
 def delivery_of(queue: WorkQueue, message: MessageTypeDef) -> Delivery:
-    """Read a delivery; without an id of its producer an item goes by the one that SQS gave it."""
+    """Read a delivery; without a usable id of its producer an item goes by the one that SQS gave it."""
     attributes = message.get("MessageAttributes") or {}
     encoding, name = (attributes[key].get("StringValue") if key in attributes else None for key in (ENCODING, ID))
     system = message["Attributes"]
     return Delivery(
-        id=name or f"{queue.name}/{message['MessageId']}",
+        id=name if is_item_id(name) else f"{queue.name}/{message['MessageId']}",
         body=in_bytes(message["Body"]) if encoding == BASE64 else message["Body"].encode(),
         deliveries=int(system["ApproximateReceiveCount"]),
         sent=EPOCH + timedelta(milliseconds=int(system["SentTimestamp"])),
@@ -313,8 +313,15 @@ def delivery_of(queue: WorkQueue, message: MessageTypeDef) -> Delivery:
 
 
 def in_bytes(text: str) -> bytes:
-    """Read a body that travelled in base64."""
-    return b"" if text == NOTHING else base64.b64decode(text)
+    """Read a body that travelled in base64. Text that is none is handed on as it is, for its pipeline to reject.
+
+    Raising would fail the whole batch, again and again, for one message of another program.
+    """
+    try:
+        # Encoders that follow MIME break lines.
+        return b"" if text == NOTHING else base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return text.encode()
 
 
 def check_attributes(queue: WorkQueue, attributes: Mapping[Any, str]) -> None:

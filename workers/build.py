@@ -87,6 +87,7 @@ def build_workers(
             workflows=WORKFLOWS,
             activities=[
                 requests.store_record,
+                requests.find_stored,
                 logs.write_log_entry,
                 logs.send_log_entry,
                 files.remove_objects,

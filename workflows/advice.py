@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
-from workflows.details import LONGEST_TITLE, plain
+from workflows.details import plain, shortened
 
 with workflow.unsafe.imports_passed_through():
     from activities.failures import field_errors
@@ -84,7 +84,7 @@ def note_of_letter(letter: DeadLetterInput) -> DeadLetterNote:
 
 def title_of_letter(letter: DeadLetterInput) -> str:
     """Say in one line what is parked: the static summary of a queue's dead letter."""
-    return f"dead letter of {letter.pipeline}: item {letter.item}, {letter.breakdown.error_type}"[:LONGEST_TITLE]
+    return shortened(f"dead letter of {letter.pipeline}: item {letter.item}, {letter.breakdown.error_type}")
 
 
 def advise(state: DeadLetterState, *, ticket: str, trying: bool) -> str:
@@ -138,7 +138,7 @@ REDRIVES = {
 
 def title_of_redrive(asked: RedriveInput) -> str:
     """Say in one line what is tried again: the static summary of a redrive."""
-    return f"redrive {filter_in_words(asked.letters)}"[:LONGEST_TITLE]
+    return shortened(f"redrive {filter_in_words(asked.letters)}")
 
 
 def filter_in_words(letters: DeadLetterFilter) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
 
+from workflows.details import shortened
 from workflows.options import CLEAR_UP, GIVE_UP
 from workflows.parking import Parked
 from workflows.storing import store_with
@@ -67,7 +68,7 @@ class DeadLetter(Parked):
         given_up = await workflow.execute_activity_method(
             DeadLetterActivities.give_up_letter,
             GiveUpDeadLetter(pipeline=self.pipeline, unit=self.letter.unit, reason=json.dumps({"discarded": reason})),
-            summary=f"give up {self.letter.item}"[:200],
+            summary=shortened(f"give up {self.letter.item}"),
             **GIVE_UP,
         )
         return given_up.state

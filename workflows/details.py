@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,12 +17,26 @@ HEADLINES = {
 }
 MEGABYTE = 1_000_000
 LONGEST_TITLE = 200
+TITLE_BYTES = 320
+"""Of a title in JSON. Temporal's API (`UserMetadata`) allows a summary 400 by default, with the name of its encoding;
+not every server enforces that."""
+WIDEST = 6
+"""Bytes of the widest character in JSON: a control character, escaped."""
+
+
+def shortened(title: str) -> str:
+    """Cut a title to what Temporal takes as a summary, whatever its letters."""
+    cut = title[:LONGEST_TITLE].encode(errors="replace").decode()
+    while (over := len(json.dumps(cut, ensure_ascii=False).encode()) - TITLE_BYTES) > 0:
+        # At least one, and never too many.
+        cut = cut[: -over // WIDEST]
+    return cut
 
 
 def title(run: LoadRun) -> str:
     """Say in one line what is loaded where: the static summary of a load."""
     checked = "check" if run.options.dry_run else "load"
-    return f"{checked} {run.file.name} into {run.pipeline}"[:LONGEST_TITLE]
+    return shortened(f"{checked} {run.file.name} into {run.pipeline}")
 
 
 def describe(run: LoadRun, summary: LoadSummary, *, ticket: str, phase: str) -> str:

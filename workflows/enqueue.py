@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError, is_cancelled_exception
 
-from workflows.options import STATUS
+from workflows.options import FIND_STORED, STATUS
 from workflows.parking import Parked
 from workflows.request_log import codes_of, log_intent_patiently, log_outcome, log_refusal
 from workflows.storing import refusal, store_request, terminal_error
 
 with workflow.unsafe.imports_passed_through():
+    from activities.requests import RequestActivities
     from contracts.dead_letters import DISCARDED, Breakdown, DeadLetterState, EnqueueInput
     from contracts.requests import CONFLICT, RequestResult
 
@@ -27,15 +28,20 @@ if TYPE_CHECKING:
     from contracts.ports import ReceiptState
 
 
+READS_RECEIPT = "enqueue-discard-reads-receipt"
+
+
 @workflow.defn(name="Enqueue")
 class Enqueue(Parked):
     """Store one accepted record.
 
-    Completes with what was stored. Fails with an `ApplicationError` of type `Discarded` if an operator gave it up, and
-    `Conflict` if its key was used with another payload before, longer ago than Temporal remembers; both are benign.
+    Completes with what was stored, also if an operator discards it and its receipt says that it is stored. Fails with
+    an `ApplicationError` of type `Discarded` if an operator gave it up, and `Conflict` if its key was used with another
+    payload before, longer ago than Temporal remembers; both are benign.
     """
 
     stored_status = "committed"
+    found: RequestResult | None = None
 
     @workflow.init
     def __init__(self, accepted: EnqueueInput) -> None:
@@ -83,7 +89,7 @@ class Enqueue(Parked):
                     raise refusal(error) from None
                 self.park(error)
                 await log_outcome(self.request, "dead", *codes_of(terminal_error(error)))
-        return await self.settle()
+        return await self.settle() or self.found
 
     async def try_again(self, record: dict[str, JsonValue] | None) -> RequestResult:
         """Store the record, or the corrected one under the fingerprint of what the caller sent."""
@@ -91,8 +97,19 @@ class Enqueue(Parked):
         return await store_request(corrected)
 
     async def give_up(self, reason: str) -> ReceiptState:  # noqa: ARG002  - the run's end says why
-        """Do nothing more: a request that was never stored has no receipt."""
-        return "discarded"
+        """Give it up, unless an earlier try stored it and its worker died before it could say so."""
+        # Runs that were discarded before this step existed replay without it.
+        if workflow.patched(READS_RECEIPT):
+            self.found = await workflow.execute_activity_method(
+                RequestActivities.find_stored,
+                self.request,
+                summary="read whether the record was stored after all",
+                **FIND_STORED,
+            )
+        if self.found is None:
+            return "discarded"
+        self.stored = self.found.record
+        return "stored"
 
     def state(self, breakdown: Breakdown, status: Literal["parked", "stored", "discarded"]) -> DeadLetterState:
         """Describe the request and its failure."""

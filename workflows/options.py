@@ -110,6 +110,12 @@ GIVE_UP = Step(
 )
 """Note in the application database that a record was given up."""
 
+FIND_STORED = Step(
+    start_to_close_timeout=timedelta(seconds=30),
+    retry_policy=UNTIL_IT_WORKS,
+)
+"""Read from its receipt whether a request was stored after all, before it is said that it was not."""
+
 FIND_LETTERS = Step(
     start_to_close_timeout=timedelta(minutes=1),
     retry_policy=UNTIL_IT_WORKS,

@@ -12,6 +12,7 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError, FailureError, is_cancelled_exception
 
+from workflows.details import shortened
 from workflows.options import ERROR_TYPE, LOG_AT_ONCE, LOG_INTENT, LOG_PATIENTLY, STATUS
 from workflows.storing import cause_of, is_final, terminal_error
 
@@ -100,7 +101,7 @@ async def write(request: RequestInput, entry: LogEntry) -> None:
         )
     else:
         return
-    summary = f"log {entry.row.outcome} when {entry.log} answers"[:200]
+    summary = shortened(f"log {entry.row.outcome} when {entry.log} answers")
     await workflow.execute_activity_method(step, entry, summary=summary, **LOG_PATIENTLY)
     workflow.set_current_details("")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
+from workflows.details import shortened
 from workflows.options import ERROR_TYPE, STATUS, STORE_AT_ONCE, STORE_PATIENTLY
 
 with workflow.unsafe.imports_passed_through():
@@ -47,7 +48,7 @@ async def store_with(
             "The record is safe in this workflow's input. The write is tried again at least once a minute until "
             "it succeeds; nobody has to do anything here."
         )
-    result = await workflow.execute_activity_method(step, asked, summary=what[:200], **STORE_PATIENTLY)
+    result = await workflow.execute_activity_method(step, asked, summary=shortened(what), **STORE_PATIENTLY)
     workflow.set_current_details("")
     return result
 

@@ -14,7 +14,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 from workflows.chunks import ChunkPass
-from workflows.details import describe
+from workflows.details import describe, shortened
 from workflows.options import CLEAR_UP, ERROR_TYPE, READ_FILE, STATUS
 
 with workflow.unsafe.imports_passed_through():
@@ -168,7 +168,7 @@ class Upload:
         text = await workflow.execute_activity_method(
             FileActivities.inspect_file,
             InspectFile(pipeline=self.input.pipeline, file=file, unpacked=unpacked),
-            summary=f"inspect {file.name}"[:200],
+            summary=shortened(f"inspect {file.name}"),
             **READ_FILE,
         )
         if text.temporary:

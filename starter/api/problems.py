@@ -1,7 +1,7 @@
 """Problems: every answer that is not a success, as a problem document of RFC 9457.
 
 Guarantee: no document holds an address, a key, a credential or the text of an unexpected error; what a caller is
-told about a record are its own field errors.
+told about a record are its own field errors. Of other failures it has the code and a fixed sentence.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import traceback
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,15 @@ from starlette.responses import Response
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.failures import MOST_ERRORS
+from contracts.dead_letters import DISCARDED
 from contracts.errors import UnavailableError
-from starter.exits import CommandError, Exit
+from contracts.record import FieldError
+from contracts.request_log import LOG_UNAVAILABLE
+from starter.exits import CommandError, Exit, one_line
 from starter.services import is_outage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from contracts.record import FieldError
 
 log = logging.getLogger("starter.api")
 
@@ -65,6 +67,15 @@ INTERNAL = Kind("internal-error", 500, "The server failed")
 FAILED = Kind("failed", 500, "The request cannot be completed")
 UNAVAILABLE = Kind("unavailable", 503, "A service does not answer")
 
+CREDENTIALS = re.compile(r"//[^/@\s]*@")
+SENTENCES = {
+    DISCARDED: "An operator gave it up.",
+    LOG_UNAVAILABLE: "The request log did not answer, so nothing was stored.",
+}
+"""What callers are told about failures that are none of their record, by code; about others it is `MEND_FIRST`."""
+
+MEND_FIRST = "It cannot work until an operator mends the cause, which the server's log has."
+
 KINDS = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
 BY_STATUS = {404: NOT_FOUND, 405: NOT_ALLOWED}
 
@@ -97,6 +108,15 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word for it
         if self.errors:
             document["errors"] = [error.model_dump() for error in self.errors[:MOST_ERRORS]]
         return Response(json.dumps(document), status_code=self.kind.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def kept_back(ticket: str, code: str, text: str) -> FieldError:
+    """Say what callers may know of a failure, and keep its text, with the services and pipelines it names, in the log.
+
+    Our errors have no credentials; others' are known to quote addresses.
+    """
+    log.warning("%s: %s: %s", ticket, code, CREDENTIALS.sub("//***@", one_line(text)))
+    return FieldError(field="", code=code, message=SENTENCES.get(code, MEND_FIRST))
 
 
 class GoneError(Exception):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 
+from contracts.request_log import LOG_UNAVAILABLE
 from starter.api.limits import gone, query_of, read_body
 from starter.api.problems import (
     BAD_REQUEST,
@@ -28,6 +29,8 @@ from starter.api.problems import (
     GoneError,
     Problem,
     judge,
+    kept_back,
+    unavailable,
 )
 from starter.api.services import Context, caller_of
 from starter.requests import DEADLINE, LONGEST_KEY, answer_of, enqueue, start, take
@@ -122,12 +125,24 @@ def respond(answer: SubmitAnswer, wishes: Wishes) -> Response:
     if answer.status == "failed":
         if any(error.code == "cancelled" for error in answer.errors):
             raise Problem(CANCELLED, "An operator cancelled the request.", errors=answer.errors, headers=headers)
-        detail = "It cannot work as it is; the same key may be used again when the cause is mended."
-        raise Problem(FAILED, detail, errors=answer.errors, headers=headers)
+        raise failed(answer, headers)
     document = answer.model_dump(mode="json", include={"ticket", "key", "status", "repeat", "record"})
     held = answer.status == "accepted"
     status = 202 if held else 200 if answer.repeat else 201
     return Response(json.dumps(document), status_code=status, headers=headers, media_type="application/json")
+
+
+def failed(answer: SubmitAnswer, headers: dict[str, str]) -> Problem:
+    """Turn a failure that is no fault of the record into a problem."""
+    code, text = (answer.errors[0].code, answer.errors[0].message) if answer.errors else ("failed", "no reason given")
+    error = kept_back(answer.ticket, code, text)
+    if code == LOG_UNAVAILABLE:
+        # Nothing was stored, and the key may be used again: for the caller it is as any outage.
+        problem = unavailable("request log")
+        problem.headers |= headers
+        return problem
+    detail = "It cannot work as it is; the same key may be used again when the cause is mended."
+    return Problem(FAILED, detail, errors=(error,), headers=headers)
 
 
 def key_of(request: Request) -> str | None:

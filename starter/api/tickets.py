@@ -14,8 +14,10 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from activities.rejects import print_rejects, read_rejects
+from contracts.errors import FileRefusedError
+from contracts.requests import CONFLICT, REJECTED
 from starter.api.limits import query_of
-from starter.api.problems import NOT_FOUND, NOT_POSSIBLE, Problem
+from starter.api.problems import NOT_FOUND, NOT_POSSIBLE, Problem, kept_back
 from starter.api.services import Context
 from starter.services import naming_temporal
 from starter.tickets import OVER, TicketState, look, parts_of
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 GIVEN = ("request/", "upload/")
 """The tickets that this API gives. Others, of queue workers and dead letters, are the operators'."""
+
+OWN_FAULTS = frozenset({REJECTED, CONFLICT, FileRefusedError.__name__})
+"""The types of errors that say what is wrong with a record or a file, in words that are its sender's to read."""
 
 PIECE = 64 * 1024
 
@@ -93,7 +98,7 @@ class Tickets:
 
 def document_of(state: TicketState) -> dict[str, object]:
     """Write how a ticket stands. The Web UI's address is left out: it is the operators'."""
-    counts = state.counts
+    state, counts = for_callers(state), state.counts
     has_rejects = state.pattern == "upload" and counts.rejected > 0
     return {
         "ticket": state.ticket,
@@ -106,6 +111,15 @@ def document_of(state: TicketState) -> dict[str, object]:
         "errors": [error.model_dump() for error in state.errors],
         "rejects": f"/tickets/{state.ticket}/rejects" if has_rejects else None,
     }
+
+
+def for_callers(state: TicketState) -> TicketState:
+    """Keep back what is not about the caller's own record or file: it is the operators'."""
+    if not state.failure or state.failure in OWN_FAULTS:
+        return state
+    error = kept_back(state.ticket, state.errors[0].code if state.errors else state.failure, state.reason)
+    reason = f"parked: {error.message} [{state.failure}]" if state.status == "waiting" else error.message
+    return state.model_copy(update={"reason": reason, "errors": (error,) if state.errors else ()})
 
 
 def respond(state: TicketState, status: int = 200) -> Response:

@@ -13,11 +13,16 @@ from contracts import Pipeline, PostgresTable, Record
 from contracts.record import FieldError
 from contracts.requests import CONFLICT, REJECTED, RequestInput, RequestResult
 from stores.memory_sink import MemorySink
+from stores.routing import RoutingSink
 
 
 class Order(Record):
     id: int
     name: str
+
+
+class Narrow(Record):
+    id: str
 
 
 def process(order: Order) -> Order | None:
@@ -115,6 +120,29 @@ async def test_an_outage_is_retried_and_an_unknown_pipeline_is_not() -> None:
     with pytest.raises(ApplicationError) as caught:
         await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="a"))
     assert (caught.value.type, caught.value.non_retryable) == ("UnavailableError", False)
+    # It may be stored, which only the sink knows: an unknown pipeline is no answer before that.
+    with pytest.raises(ApplicationError) as caught:
+        await RequestActivities({}, sink).store_record(request(id=1, name="a"))
+    assert (caught.value.type, caught.value.non_retryable) == ("UnavailableError", False)
+    sink.down = False
     with pytest.raises(ApplicationError) as caught:
         await RequestActivities({}, sink).store_record(request(id=1, name="a"))
     assert (caught.value.type, caught.value.non_retryable) == ("UnknownPipelineError", True)
+
+
+async def test_what_was_committed_is_known_to_a_worker_without_the_pipeline_or_with_another_table() -> None:
+    application = MemorySink()
+    sink = RoutingSink(application, MemorySink(), ())
+    first = await RequestActivities({"orders": ORDERS}, sink).store_record(request(id=1, name="a"))
+    narrow = Pipeline(name="orders", record=Narrow, sink=ORDERS.sink)
+    for pipelines in ({}, {"orders": narrow}):
+        activities = RequestActivities(pipelines, sink)
+        again = await activities.store_record(request(id=1, name="a"))
+        assert (again.record, again.repeat) == (first.record, True)
+        with pytest.raises(ApplicationError) as caught:
+            await activities.store_record(request(id=1, name="b"))
+        assert caught.value.type == CONFLICT
+        with pytest.raises(ApplicationError) as caught:
+            await activities.store_record(request("other", id=1, name="a"))
+        assert caught.value.type in {"UnknownPipelineError", "TableMismatchError"}
+    assert len(application.rows("orders")) == 1

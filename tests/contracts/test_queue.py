@@ -9,7 +9,7 @@ import pytest
 
 from contracts import DeclarationError, TransientError, WorkQueue
 from contracts.errors import UnavailableError
-from contracts.queue import ItemRefusedError, QueueItem
+from contracts.queue import ItemRefusedError, QueueItem, is_item_id
 
 SECOND = timedelta(seconds=1)
 
@@ -60,5 +60,6 @@ def test_each_delay_is_twice_the_one_before_up_to_the_last() -> None:
 
 @pytest.mark.parametrize("name", ["", "x" * 513, "a\nb", "nul\0", "\ud800", " x", "x "])
 def test_an_id_that_could_not_be_kept_is_refused(name: str) -> None:
+    assert not is_item_id(name)
     with pytest.raises(ItemRefusedError, match="1 to 512 printable characters"):
         QueueItem(b"", name)

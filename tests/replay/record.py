@@ -19,7 +19,17 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from contracts.consume import ConsumeChange
 from contracts.dead_letters import DeadLetterFilter, DiscardDeadLetter, RetryDeadLetter
 from contracts.loads import LoadOptions, RejectLimit
-from tests.workflows.world import BROKEN, DECLARED, World, open_world, orders, parked, start_environment, until
+from tests.workflows.world import (
+    BROKEN,
+    DECLARED,
+    World,
+    open_world,
+    orders,
+    parked,
+    start_environment,
+    stored_behind_its_back,
+    until,
+)
 from workers.parking import TemporalParking
 from workflows.consume import Consume
 from workflows.enqueue import Enqueue
@@ -242,6 +252,19 @@ async def enqueue_discarded(world: World) -> list[WorkflowHandle[Any, Any]]:
     return [handle]
 
 
+async def enqueue_discarded_by_receipt(world: World) -> list[WorkflowHandle[Any, Any]]:
+    wanted = await world.enqueue({"number": 1, "amount": -5}, key="eleven")
+    await parked(wanted)
+    await wanted.execute_update(Parked.discard, DiscardDeadLetter(reason="no longer wanted"))
+    await ended(wanted)
+    BROKEN.add(1)
+    stored = await world.enqueue({"number": 1, "amount": 5}, key="twelve")
+    await stored_behind_its_back(world, (await parked(stored)).request)
+    await stored.execute_update(Parked.discard, DiscardDeadLetter(reason="no longer wanted"))
+    await stored.result()
+    return [wanted, stored]
+
+
 async def enqueue_cancelled(world: World) -> list[WorkflowHandle[Any, Any]]:
     handle = await world.enqueue({"number": 1, "amount": -5}, key="nine")
     await parked(handle)
@@ -408,6 +431,7 @@ SCENARIOS: tuple[Callable[[World], Awaitable[list[WorkflowHandle[Any, Any]]]], .
     enqueue_conflict,
     enqueue_corrected,
     enqueue_discarded,
+    enqueue_discarded_by_receipt,
     enqueue_cancelled,
     enqueue_continued,
     deadletter_stored,

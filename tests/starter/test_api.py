@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from starlette.requests import Request
 from temporalio.service import RPCError, RPCStatusCode
 
 from contracts.errors import UnavailableError
+from contracts.loads import Counts
 from contracts.pipeline import Pipeline
 from contracts.record import FieldError, Record
+from contracts.request_log import LOG_UNAVAILABLE
 from contracts.requests import SubmitAnswer
 from contracts.table import PostgresTable
 from starter.api import limits, records
@@ -23,7 +26,9 @@ from starter.api.openapi import describe
 from starter.api.problems import KINDS, Problem, explain
 from starter.api.records import respond, wishes_of
 from starter.api.services import Context
+from starter.api.tickets import document_of
 from starter.exits import CommandError, Exit
+from starter.tickets import TicketState
 from stores.memory_objects import MemoryObjectStore
 from stores.settings import Settings, load_settings
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
     from temporalio.client import Client
 
+    from contracts.loads import LoadStatus
     from contracts.ports import ObjectStore
 
 SECRET = "postgresql://user:hidden@db.internal/x"
@@ -247,6 +253,60 @@ def test_every_answer_has_its_status() -> None:
             respond(base.model_copy(update={"status": word, "errors": errors}), plain)
         assert caught.value.kind.status == status
         assert caught.value.headers["Idempotency-Key"] == "k"
+
+
+def failed_with(code: str) -> SubmitAnswer:
+    error = FieldError(field="", code=code, message=f"{SECRET} cannot be reached; this worker has others, things")
+    return SubmitAnswer(ticket="request/things/x", key="k", status="failed", url="", errors=(error,))
+
+
+def test_a_failure_is_its_code_and_a_fixed_sentence_and_the_log_has_the_text(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Problem) as caught:
+        respond(failed_with("UnknownPipelineError"), records.Wishes(10))
+    [error] = caught.value.errors
+    assert (caught.value.kind.status, error.code) == (500, "UnknownPipelineError")
+    for word in ("db.internal", "others"):
+        assert word not in bytes(caught.value.response().body).decode()
+        assert word in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_a_request_log_that_is_down_is_an_outage() -> None:
+    with pytest.raises(Problem) as caught:
+        respond(failed_with(LOG_UNAVAILABLE), records.Wishes(10))
+    assert caught.value.kind.status == 503
+    assert (caught.value.headers["Retry-After"], caught.value.headers["Idempotency-Key"]) == ("5", "k")
+    assert "db.internal" not in bytes(caught.value.response().body).decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "failure", "told"),
+    [
+        ("failed", "UnknownPipelineError", False),
+        ("failed", "Discarded", False),
+        ("waiting", "TableMismatchError", False),
+        ("waiting", "Rejected", True),
+        ("failed", "FileRefusedError", True),
+        ("failed", "", True),
+    ],
+)
+def test_a_ticket_tells_only_about_the_callers_own_record(status: LoadStatus, failure: str, told: bool) -> None:
+    errors = failed_with("some_code").errors
+    state = TicketState(
+        ticket="request/things/x",
+        status=status,
+        url="",
+        pipeline="things",
+        pattern="enqueue",
+        counts=Counts(),
+        reason=errors[0].message,
+        failure=failure,
+        errors=errors,
+    )
+    document = json.dumps(document_of(state))
+    assert "some_code" in document
+    assert ("others" in document) is told
+    assert ("db.internal" in document) is told
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from contracts.dead_letters import (
     RetryDeadLetter,
 )
 from contracts.requests import CONFLICT, REJECTED
-from tests.workflows.world import BROKEN, parked
+from tests.workflows.world import BROKEN, parked, stored_behind_its_back
 from workflows.enqueue import Enqueue
 from workflows.options import ERROR_TYPE, STATUS
 
@@ -162,6 +162,17 @@ async def test_a_discarded_record_ends_as_failed_with_the_reason_and_raises_no_a
     assert "no longer wanted" in str(cause)
     assert await searchable(handle) == ("discarded", REJECTED)
     assert world.numbers("fragile_orders") == []
+
+
+async def test_what_turns_out_to_be_stored_is_not_discarded(world: World) -> None:
+    BROKEN.add(7)
+    handle = await world.enqueue({"number": 7, "amount": 5}, key="k")
+    await stored_behind_its_back(world, (await parked(handle)).request)
+    state = await handle.execute_update(Enqueue.discard, DiscardDeadLetter(reason="no longer wanted"))
+    assert (state.status, state.record, state.reason) == ("stored", {"number": 7, "amount": 5}, "")
+    assert (await handle.result()).record == {"number": 7, "amount": 5}
+    assert await searchable(handle) == ("committed", None)
+    assert world.numbers("fragile_orders") == [7]
 
 
 async def test_nothing_can_be_decided_about_what_is_not_parked(world: World) -> None:

@@ -44,10 +44,11 @@ from contracts.dead_letters import (
 )
 from contracts.errors import UnavailableError
 from contracts.loads import LoadOptions, LoadRun, LoadSummary, ResumeLoad, StoredFile
-from contracts.ports import Burial
+from contracts.ports import Burial, Item
 from contracts.queue import QueueItem, WorkQueue
 from contracts.registry import log_pipelines
 from contracts.requests import RequestInput, RequestResult
+from contracts.units import Unit
 from stores import Stores
 from stores.memory_failures import MemoryFailureLedger
 from stores.memory_objects import MemoryObjectStore
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from temporalio.client import WorkflowHandle
     from temporalio.workflow import ActivityHandle
 
-    from contracts.ports import Item, ItemOutcome, Settled
+    from contracts.ports import ItemOutcome, Settled
     from contracts.table import Table
 
 
@@ -406,6 +407,16 @@ async def open_world(env: WorkflowEnvironment) -> AsyncIterator[World]:
         BROKEN.clear()
         AWAY.clear()
         yield World(client=env.client, sink=sink, objects=objects, queue=queue, failures=failures, log=log, env=env)
+
+
+async def stored_behind_its_back(world: World, request: RequestInput | None) -> None:
+    """Store a parked request as a try would have done whose worker died before it could say so."""
+    assert request is not None
+    table = DECLARED[request.pipeline].table
+    row = table.row_of(Order.model_validate(request.record))
+    unit = Unit.alone(request.pipeline, f"request/{request.key}")
+    await world.sink.prepare(table)
+    await world.sink.write(table, [Item(unit, request.fingerprint, row)])
 
 
 async def until(handle: WorkflowHandle[Upload, LoadSummary], status: str) -> LoadSummary:
