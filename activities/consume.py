@@ -32,6 +32,7 @@ from contracts.units import Unit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
+    from activities.burials import Standing
     from activities.pulse import Pulse
     from contracts.pipeline import Pipeline
     from contracts.ports import FailureLedger, ItemOutcome, ObjectStore, Parking, Sink
@@ -114,7 +115,7 @@ class Consumer:
         self.pipeline = pipeline
         self.queue = pipeline.work_queue
         self.judge = Judge(pipeline)
-        self.undertaker = Undertaker(pipeline, ports.failures, ports.objects, ports.parking)
+        self.undertaker = Undertaker(pipeline, ports.sink, ports.failures, ports.objects, ports.parking)
         self.breaker = ports.breakers[pipeline.name]
         self.turn = turn
         self.beat = beat
@@ -284,21 +285,13 @@ class Consumer:
             if outcome.status == "stored":
                 dropped += work.row is None
                 stored += work.row is not None
-        await self.find_parking(dead)
+        # Whoever buried them may not have come to park them.
+        await self.undertaker.park(dead)
         await self.finish(
             [*done, *dead],
             ConsumeCounts(written=stored, dropped=dropped, duplicates=len(done) + len(dead) - stored - dropped),
         )
         return refused
-
-    async def find_parking(self, dead: Sequence[Work]) -> None:
-        """Park what was buried by someone who may not have come to it; what was discarded meanwhile is not."""
-        found = []
-        for work in dead:
-            receipt = await self.ports.sink.find_receipt(work.unit)
-            if receipt is not None and receipt.state == "dead":
-                found.append((work, receipt))
-        await self.undertaker.park_again(found)
 
     async def see_to(self, failed: Sequence[Work]) -> None:
         """Record failures; bury, discard or give back."""
@@ -306,13 +299,11 @@ class Consumer:
             return
         verdicts = await self.undertaker.decide(failed)
         if verdicts.letters:
-            await self.undertaker.bury(verdicts.letters)
-            letters = [work for work, _ in verdicts.letters]
-            await self.finish(letters, ConsumeCounts(rejected=len(letters)))
+            standings = await self.undertaker.bury(verdicts.letters)
+            await self.finish([work for work, _ in verdicts.letters], counts_of(standings))
         if verdicts.discards:
-            await self.undertaker.discard(verdicts.discards)
-            discards = [work for work, _ in verdicts.discards]
-            await self.finish(discards, ConsumeCounts(discarded=len(discards)))
+            standings = await self.undertaker.discard(verdicts.discards)
+            await self.finish([work for work, _ in verdicts.discards], counts_of(standings))
         for delay, works in verdicts.retries.items():
             await self.release([delivery for work in works for delivery in work.deliveries], delay)
             self.count(works, ConsumeCounts(retried=len(works)))
@@ -388,6 +379,15 @@ class Lateness:
 def refusal(outcome: ItemOutcome) -> RecordRefusedError:
     """Say that the sink cannot hold a row."""
     return RecordRefusedError((FieldError(field=outcome.column, code=outcome.code, message=outcome.message),))
+
+
+def counts_of(standings: Sequence[Standing]) -> ConsumeCounts:
+    """Count failed items by where they stand in the end."""
+    return ConsumeCounts(
+        rejected=standings.count("dead"),
+        discarded=standings.count("discarded"),
+        duplicates=standings.count("elsewhere"),
+    )
 
 
 def counted_before() -> ConsumeCounts:

@@ -33,7 +33,7 @@ ASYNC_AT_ONCE = 64
 
 @dataclasses.dataclass
 class Work:
-    """One item of a window. `deliveries` are several if a window has it twice; the first one counts."""
+    """One item of a window. `deliveries`, of the same id and bytes, are several if a window has it twice."""
 
     unit: Unit
     deliveries: list[Delivery]
@@ -76,13 +76,16 @@ def unit_of(pipeline: Pipeline, queue: WorkQueue, name: str) -> Unit:
 
 
 def works_of(pipeline: Pipeline, deliveries: Iterable[Delivery]) -> list[Work]:
-    """Make the works of a window; deliveries of the same item belong together."""
+    """Make the works of a window; deliveries of the same item belong together.
+
+    Another body under the same id is a work of its own: what becomes of it decides about its own delivery alone.
+    """
     queue = pipeline.work_queue
-    works: dict[str, Work] = {}
+    works: dict[tuple[str, bytes], Work] = {}
     for delivery in deliveries:
-        known = works.get(delivery.id)
+        known = works.get((delivery.id, delivery.body))
         if known is None:
-            works[delivery.id] = Work(unit_of(pipeline, queue, delivery.id), [delivery])
+            works[delivery.id, delivery.body] = Work(unit_of(pipeline, queue, delivery.id), [delivery])
         else:
             known.deliveries.append(delivery)
     return list(works.values())
