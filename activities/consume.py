@@ -22,7 +22,7 @@ from activities.breaker import Breaker
 from activities.burials import TooManyDeliveriesError, Undertaker
 from activities.pulse import pulse
 from activities.requests import find_pipeline
-from activities.windows import Judge, Work, works_of
+from activities.windows import Judge, Work, looks_like_outage, works_of
 from contracts.consume import ConsumeCounts, ConsumeTurn, TurnResult
 from contracts.errors import RecordRefusedError, TerminalError, TransientError, UnknownPipelineError
 from contracts.ports import Failure
@@ -256,7 +256,7 @@ class Consumer:
         """Commit and acknowledge what is good, then see to what failed; returns why to pause, if so."""
         good = [work for work in works if work.outcome in {"row", "dropped"}]
         failed = [work for work in works if work.outcome == "failed"]
-        self.breaker.note(work.transient for work in works if work.outcome != "open")
+        self.breaker.note(looks_like_outage(self.queue, work.error) for work in works if work.outcome != "open")
         failed += await self.store(good)
         reason = self.breaker.opens(1) if self.turn.probe else self.breaker.opens()
         if reason:

@@ -56,11 +56,6 @@ class Work:
         """How often the item was delivered, as far as the broker knows."""
         return max(delivery.deliveries for delivery in self.deliveries)
 
-    @property
-    def transient(self) -> bool:
-        """Whether it failed in a way that an outage would cause."""
-        return isinstance(self.error, PASSED_ON)
-
     def fail(self, error: Exception) -> None:
         """Note an error as the outcome."""
         self.outcome, self.error = "failed", error
@@ -97,6 +92,11 @@ def policy_of(queue: WorkQueue, error: Exception) -> Policy:
     if declared is not None:
         return declared
     return "dead-letter" if isinstance(error, RecordRefusedError) else "retry"
+
+
+def looks_like_outage(queue: WorkQueue, error: Exception | None) -> bool:
+    """Whether an item failed in a way that an outage would cause. What a policy gives up or parks says nothing."""
+    return isinstance(error, PASSED_ON) and policy_of(queue, error) == "retry"
 
 
 class Judge:
