@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from activities.failures import MOST_ERRORS
 from activities.windows import Work, policy_of
+from contracts.consume import ConsumeCounts
 from contracts.dead_letters import INLINE_BYTES, Breakdown, DeadLetterInput
 from contracts.errors import RecordRefusedError, TerminalError
 from contracts.ports import Burial, Failure
@@ -167,6 +168,15 @@ class Undertaker:
             sent=first.sent,
             breakdown=breakdown,
         )
+
+
+def counts_of(standings: Sequence[Standing]) -> ConsumeCounts:
+    """Count failed items by where they stand in the end."""
+    return ConsumeCounts(
+        rejected=standings.count("dead"),
+        discarded=standings.count("discarded"),
+        duplicates=standings.count("elsewhere"),
+    )
 
 
 def name_of(error: Exception) -> str:

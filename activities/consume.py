@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
-from activities.breaker import Breaker
-from activities.burials import TooManyDeliveriesError, Undertaker
+from activities.breaker import RUN, Breaker
+from activities.burials import TooManyDeliveriesError, Undertaker, counts_of
 from activities.pulse import pulse
 from activities.requests import find_pipeline
 from activities.windows import Judge, Work, looks_like_outage, works_of
@@ -32,7 +32,6 @@ from contracts.units import Unit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from activities.burials import Standing
     from activities.pulse import Pulse
     from contracts.pipeline import Pipeline
     from contracts.ports import FailureLedger, ItemOutcome, ObjectStore, Parking, Sink
@@ -120,6 +119,7 @@ class Consumer:
         self.turn = turn
         self.beat = beat
         self.stopped = False
+        self.succeeded = False
         self.ends = time.monotonic() + turn.seconds
         self.size = min(turn.batch, PROBE_ITEMS if turn.probe else FIRST_ITEMS)
         self.counts = counted_before()
@@ -132,7 +132,7 @@ class Consumer:
     async def run(self) -> TurnResult:
         """Consume until the turn is over, or something has to be waited for."""
         try:
-            with self.breaker.watching():
+            with self.breaker.watching(afresh=self.turn.probe):
                 async with self.keeping():
                     reason = await self.consume()
         except OUTAGES as error:
@@ -216,6 +216,7 @@ class Consumer:
         together = [work for work in works if not self.suspicious(work)]
         alone = [work for work in works if self.suspicious(work)]
         reason = ""
+        self.succeeded = False
         try:
             reason = await self.settle(together)
         except OUTAGES:
@@ -258,14 +259,16 @@ class Consumer:
         failed = [work for work in works if work.outcome == "failed"]
         self.breaker.note(looks_like_outage(self.queue, work.error) for work in works if work.outcome != "open")
         failed += await self.store(good)
-        reason = self.breaker.opens(1) if self.turn.probe else self.breaker.opens()
-        if reason:
+        self.succeeded = self.succeeded or bool(good)
+        reason = self.breaker.opens(run=1 if self.turn.probe else RUN, succeeded=self.succeeded)
+        # Where another item of a probe succeeds, failures count, or items at fault would keep a pause up for ever.
+        if reason and not (self.turn.probe and self.succeeded):
             for work in failed:
                 work.outcome = "open"
             await self.give_back(failed)
             return reason
         await self.see_to(failed)
-        return ""
+        return reason
 
     async def store(self, works: Sequence[Work]) -> list[Work]:
         """Commit rows and receipts in one transaction, then acknowledge; returns what the sink refused."""
@@ -379,15 +382,6 @@ class Lateness:
 def refusal(outcome: ItemOutcome) -> RecordRefusedError:
     """Say that the sink cannot hold a row."""
     return RecordRefusedError((FieldError(field=outcome.column, code=outcome.code, message=outcome.message),))
-
-
-def counts_of(standings: Sequence[Standing]) -> ConsumeCounts:
-    """Count failed items by where they stand in the end."""
-    return ConsumeCounts(
-        rejected=standings.count("dead"),
-        discarded=standings.count("discarded"),
-        duplicates=standings.count("elsewhere"),
-    )
 
 
 def counted_before() -> ConsumeCounts:
