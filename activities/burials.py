@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import random
 import traceback
@@ -22,13 +23,14 @@ from activities.failures import MOST_ERRORS
 from activities.windows import Work, policy_of
 from contracts.consume import ConsumeCounts
 from contracts.dead_letters import INLINE_BYTES, Breakdown, DeadLetterInput
-from contracts.errors import RecordRefusedError, TerminalError
+from contracts.errors import RecordRefusedError, TerminalError, TransientError
 from contracts.ports import Burial, Failure
 from contracts.queue import LONGEST_HIDDEN
 from contracts.requests import REJECTED
+from contracts.units import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from contracts.pipeline import Pipeline
     from contracts.ports import FailureCount, FailureLedger, ObjectStore, Parking, Receipt, Sink
@@ -44,7 +46,7 @@ SPREAD = (0.75, 1.0, 1.25)
 
 
 class TooManyDeliveriesError(TerminalError):
-    """An item that was delivered too often, and under which workers die: nothing else explains where they went."""
+    """An item that was delivered too often, under which workers die or hang: nothing else explains their end."""
 
     code = "too_many_deliveries"
 
@@ -134,6 +136,27 @@ class Undertaker:
             if isinstance(end, BaseException):
                 raise end
         return standings
+
+    @contextlib.asynccontextmanager
+    async def marking(self, work: Work, message: str) -> AsyncIterator[int]:
+        """Record that an item is worked on alone, and take that back in the end; says how often it was begun.
+
+        The mark stays if the worker dies meanwhile, or if it is cancelled: an item that hangs ends only that way.
+        """
+        marker = Unit.alone(self.pipeline.name, f"{work.unit.name}/begun")
+        [begun] = await self.failures.count_failures([Failure(marker, TooManyDeliveriesError.__name__, message)])
+        try:
+            yield begun.attempts
+        except Exception:
+            await self._unmark(marker)
+            raise
+        # Not in a `finally`, which would also run when it is cancelled.
+        await self._unmark(marker)
+
+    async def _unmark(self, marker: Unit) -> None:
+        """Take a mark back; one that cannot be for now is one too many, and harmless."""
+        with contextlib.suppress(TransientError, OSError):
+            await self.failures.forget_failures([marker])
 
     async def _leave_receipts(
         self, burials: Sequence[tuple[Work, Breakdown]], state: Literal["dead", "discarded"]

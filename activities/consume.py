@@ -25,7 +25,6 @@ from activities.requests import find_pipeline
 from activities.windows import Judge, Work, looks_like_outage, works_of
 from contracts.consume import ConsumeCounts, ConsumeTurn, TurnResult
 from contracts.errors import RecordRefusedError, TerminalError, TransientError, UnknownPipelineError
-from contracts.ports import Failure
 from contracts.record import FieldError
 from contracts.units import Unit
 
@@ -59,8 +58,8 @@ ISOLATE_AFTER = 10
 """Deliveries after which an item is worked on alone, so that it is known who did it if the worker dies."""
 
 DEATHS = 3
-"""Workers that have to die over an item alone before it is a dead letter, whatever the broker counts: outages and
-restarts make deliveries, too."""
+"""Workers that have to die over an item alone, or steps that have to run out of time, before it is a dead letter,
+whatever the broker counts: outages and restarts make deliveries, too."""
 
 EMPTY_LOOKS = 2
 
@@ -233,25 +232,21 @@ class Consumer:
         return reason
 
     async def settle_alone(self, work: Work) -> str:
-        """Work on an item that came too often. That it was begun is recorded first, and taken back after it."""
-        marker = Unit.alone(self.pipeline.name, f"{work.unit.name}/begun")
-        message = f"delivered {work.count} times; workers die over it"
-        [begun] = await self.ports.failures.count_failures([Failure(marker, TooManyDeliveriesError.__name__, message)])
-        if work.count > self.queue.max_deliveries and begun.attempts > DEATHS:
-            work.fail(TooManyDeliveriesError(message))
-        else:
-            await self.judge.judge([work], self.lateness(time.monotonic()))
-        try:
-            return await self.settle([work])
-        except OUTAGES:
-            raise
-        except Exception as error:  # noqa: BLE001  - whatever it is, it is about this item
-            work.fail(error)
-            await self.see_to([work])
-            return ""
-        finally:
-            with contextlib.suppress(*OUTAGES):
-                await self.ports.failures.forget_failures([marker])
+        """Work on an item that came too often, with a mark in the ledger while that lasts."""
+        message = f"delivered {work.count} times; workers die over it, or it never ends"
+        async with self.undertaker.marking(work, message) as begun:
+            if work.count > self.queue.max_deliveries and begun > DEATHS:
+                work.fail(TooManyDeliveriesError(message))
+            else:
+                await self.judge.judge([work], self.lateness(time.monotonic()))
+            try:
+                return await self.settle([work])
+            except OUTAGES:
+                raise
+            except Exception as error:  # noqa: BLE001  - whatever it is, it is about this item
+                work.fail(error)
+                await self.see_to([work])
+                return ""
 
     async def settle(self, works: Sequence[Work]) -> str:
         """Commit and acknowledge what is good, then see to what failed; returns why to pause, if so."""
