@@ -51,17 +51,21 @@ class Breaker:
         """Take in whether items failed transiently, in the order of their windows."""
         self.failed.extend(outcomes)
 
-    def opens(self, *, run: int = RUN, succeeded: bool) -> str:
+    def opens(self, *, probe: bool, succeeded: bool) -> str:
         """Say why consumption should pause, or nothing.
 
         `succeeded` tells whether an item of this window did: a service that serves it is there, so only the share of
-        failures counts then. Otherwise a `run` of failures is enough.
+        failures counts then. Otherwise a run of failures is enough, and in a `probe` a single one.
         """
         count, failed = len(self.failed), sum(self.failed)
         reason = ""
         if count >= FEWEST and failed > SHARE * count:
             reason = f"{failed} of the last {count} items failed with errors that look like an outage"
-        elif not succeeded and count >= run and all(itertools.islice(reversed(self.failed), run)):
-            reason = f"the last {run} items failed with errors that look like an outage"
+        elif not succeeded and probe and failed:
+            reason = (
+                f"{failed} of {count} items of a probe failed with errors that look like an outage, and none succeeded"
+            )
+        elif not succeeded and count >= RUN and all(itertools.islice(reversed(self.failed), RUN)):
+            reason = f"the last {RUN} items failed with errors that look like an outage"
         self.opened = self.opened or bool(reason)
         return reason

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from temporalio import activity
 
-from activities.breaker import RUN, Breaker
+from activities.breaker import Breaker
 from activities.burials import TooManyDeliveriesError, Undertaker, counts_of
 from activities.pulse import pulse
 from activities.requests import find_pipeline
@@ -255,7 +255,7 @@ class Consumer:
         self.breaker.note(looks_like_outage(self.queue, work.error) for work in works if work.outcome != "open")
         failed += await self.store(good)
         self.succeeded = self.succeeded or bool(good)
-        reason = self.breaker.opens(run=1 if self.turn.probe else RUN, succeeded=self.succeeded)
+        reason = self.breaker.opens(probe=self.turn.probe, succeeded=self.succeeded)
         # Where another item of a probe succeeds, failures count, or items at fault would keep a pause up for ever.
         if reason and not (self.turn.probe and self.succeeded):
             for work in failed:

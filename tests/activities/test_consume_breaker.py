@@ -60,3 +60,10 @@ async def test_a_few_failures_at_the_end_of_a_window_that_is_well_are_no_outage(
     await bench.send(*range(43))
     result = await bench.turn()
     assert (result.reason, result.counts) == ("", ConsumeCounts(read=43, written=40, retried=3))
+
+
+async def test_a_record_that_is_refused_in_a_probe_does_not_end_an_outage() -> None:
+    bench = Bench(fail)
+    await bench.send(1, b"no json")
+    probe = await bench.turn(probe=True)
+    assert (probe.error_type, bench.failures.counts) == ("TransientFailures", {})
