@@ -2,34 +2,41 @@
 
 Guarantee: an item leaves the queue only after it is safe elsewhere. A dead letter's receipt comes first, then its
 parking, and its acknowledgement last, so that a crash in between makes whoever gets the item next finish the job.
+A receipt that is there already decides, whatever this try would have made of the item.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import random
 import traceback
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
 from activities.failures import MOST_ERRORS
 from activities.windows import Work, policy_of
+from contracts.consume import ConsumeCounts
 from contracts.dead_letters import INLINE_BYTES, Breakdown, DeadLetterInput
-from contracts.errors import RecordRefusedError, TerminalError
+from contracts.errors import RecordRefusedError, TerminalError, TransientError
 from contracts.ports import Burial, Failure
 from contracts.queue import LONGEST_HIDDEN
 from contracts.requests import REJECTED
+from contracts.units import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from contracts.pipeline import Pipeline
-    from contracts.ports import FailureCount, FailureLedger, ObjectStore, Parking, Receipt
+    from contracts.ports import FailureCount, FailureLedger, ObjectStore, Parking, Receipt, Sink
+
+Standing = Literal["dead", "discarded", "elsewhere"]
+"""What the receipt says of an item. `elsewhere`: it was stored meanwhile, or its id had another body before."""
 
 PARKED_AT_ONCE = 16
 LONGEST_MESSAGE = 1000
@@ -39,7 +46,7 @@ SPREAD = (0.75, 1.0, 1.25)
 
 
 class TooManyDeliveriesError(TerminalError):
-    """An item that was delivered too often, and under which workers die: nothing else explains where they went."""
+    """An item that was delivered too often, under which workers die or hang: nothing else explains their end."""
 
     code = "too_many_deliveries"
 
@@ -56,9 +63,12 @@ class Verdicts:
 class Undertaker:
     """Decides about failed works of one pipeline, and buries those that are dead."""
 
-    def __init__(self, pipeline: Pipeline, failures: FailureLedger, objects: ObjectStore, parking: Parking) -> None:
+    def __init__(
+        self, pipeline: Pipeline, sink: Sink, failures: FailureLedger, objects: ObjectStore, parking: Parking
+    ) -> None:
         self.pipeline = pipeline
         self.queue = pipeline.work_queue
+        self.sink = sink
         self.failures = failures
         self.objects = objects
         self.parking = parking
@@ -87,43 +97,83 @@ class Undertaker:
                 verdicts.retries[min(delay, LONGEST_HIDDEN)].append(work)
         return verdicts
 
-    async def bury(self, letters: Sequence[tuple[Work, Breakdown]]) -> None:
-        """Leave a dead receipt for each, then park each whose receipt is dead now: not stored, not discarded."""
-        keys = await asyncio.gather(*(self._keep(work) for work, _ in letters))
-        burials = [Burial(work.unit, work.fingerprint, breakdown.model_dump_json()) for work, breakdown in letters]
-        states = await self.failures.bury(burials)
-        await self._park(
-            [
-                self._letter(work, breakdown, key)
-                for (work, breakdown), key, state in zip(letters, keys, states, strict=True)
-                if state == "dead"
-            ]
-        )
+    async def bury(self, letters: Sequence[tuple[Work, Breakdown]]) -> list[Standing]:
+        """Leave a dead receipt for each, then park; returns where each item stands, in order."""
+        await self._leave_receipts(letters, "dead")
+        return await self.park([work for work, _ in letters])
 
-    async def discard(self, discards: Sequence[tuple[Work, Breakdown]]) -> None:
-        """Leave a receipt that says so for each item that is given up."""
-        await self.failures.bury(
-            [
-                Burial(work.unit, work.fingerprint, breakdown.model_dump_json(), state="discarded")
-                for work, breakdown in discards
-            ]
-        )
+    async def discard(self, discards: Sequence[tuple[Work, Breakdown]]) -> list[Standing]:
+        """Leave a receipt that says so for each item that is given up; returns where each item stands, in order.
 
-    async def park_again(self, found: Sequence[tuple[Work, Receipt]]) -> None:
-        """See to it that items whose receipts were found dead are parked: whoever buried them may not have come to it.
-
-        A letter that was decided has another receipt by then, and a parking refuses ids of letters that completed.
+        Whoever comes first decides: what an earlier try buried is no longer given up, but parked, if it is not yet.
         """
-        keys = await asyncio.gather(*(self._keep(work) for work, _ in found))
-        await self._park(
-            [self._letter(work, breakdown_in(receipt), key) for (work, receipt), key in zip(found, keys, strict=True)]
+        await self._leave_receipts(discards, "discarded")
+        return await self.park([work for work, _ in discards])
+
+    async def park(self, works: Sequence[Work]) -> list[Standing]:
+        """Park each item whose receipt is dead; whoever buried it may not have come to it. Returns where each stands.
+
+        Letters are written from the receipts, so all attempts write the same. A letter that was decided has another
+        receipt by then, and a parking refuses ids of letters that completed. A second body under the id of what is
+        dead is no letter: the first one parks by itself, since it stays in the queue until it has.
+        """
+        standings: list[Standing] = ["elsewhere"] * len(works)
+        remaining = iter(enumerate(works))
+
+        async def park_next() -> None:
+            for index, work in remaining:
+                receipt = await self.sink.find_receipt(work.unit)
+                if receipt is None or receipt.fingerprint != work.fingerprint:
+                    continue
+                if receipt.state == "dead":
+                    await self.parking.park(self._letter(work, breakdown_in(receipt), await self._keep(work)))
+                if receipt.state != "stored":
+                    standings[index] = receipt.state
+
+        # A few at a time; all are heard out, so that none goes on in the background after another one failed.
+        ends = await asyncio.gather(*(park_next() for _ in range(PARKED_AT_ONCE)), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return standings
+
+    @contextlib.asynccontextmanager
+    async def marking(self, work: Work, message: str) -> AsyncIterator[int]:
+        """Record that an item is worked on alone, and take that back in the end; says how often it was begun.
+
+        The mark stays if the worker dies meanwhile, or if it is cancelled: an item that hangs ends only that way.
+        """
+        marker = Unit.alone(self.pipeline.name, f"{work.unit.name}/begun")
+        [begun] = await self.failures.count_failures([Failure(marker, TooManyDeliveriesError.__name__, message)])
+        try:
+            yield begun.attempts
+        except Exception:
+            await self._unmark(marker)
+            raise
+        # Not in a `finally`, which would also run when it is cancelled.
+        await self._unmark(marker)
+
+    async def _unmark(self, marker: Unit) -> None:
+        """Take a mark back; one that cannot be for now is one too many, and harmless."""
+        with contextlib.suppress(TransientError, OSError):
+            await self.failures.forget_failures([marker])
+
+    async def _leave_receipts(
+        self, burials: Sequence[tuple[Work, Breakdown]], state: Literal["dead", "discarded"]
+    ) -> None:
+        """Leave receipts where there are none."""
+        await self.failures.bury(
+            [Burial(work.unit, work.fingerprint, breakdown.model_dump_json(), state) for work, breakdown in burials]
         )
 
     async def _keep(self, work: Work) -> str | None:
-        """Store a body that is too large for a workflow's input; the name is the same in every attempt."""
+        """Store a body that is too large for a workflow's input.
+
+        The name is the same in every attempt, and another one for another body under the same id.
+        """
         if len(work.body) <= INLINE_BYTES:
             return None
-        key = f"dead-letters/{self.pipeline.name}/{work.unit.receipt}"
+        key = f"dead-letters/{self.pipeline.name}/{work.unit.receipt}/{work.fingerprint}"
         await self.objects.put(key, work.body)
         return key
 
@@ -142,19 +192,14 @@ class Undertaker:
             breakdown=breakdown,
         )
 
-    async def _park(self, letters: Sequence[DeadLetterInput]) -> None:
-        """Park letters, a few at a time."""
-        remaining = iter(letters)
 
-        async def park_next() -> None:
-            for letter in remaining:
-                await self.parking.park(letter)
-
-        # All are heard out, so that none goes on in the background after another one failed.
-        ends = await asyncio.gather(*(park_next() for _ in range(PARKED_AT_ONCE)), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
+def counts_of(standings: Sequence[Standing]) -> ConsumeCounts:
+    """Count failed items by where they stand in the end."""
+    return ConsumeCounts(
+        rejected=standings.count("dead"),
+        discarded=standings.count("discarded"),
+        duplicates=standings.count("elsewhere"),
+    )
 
 
 def name_of(error: Exception) -> str:

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 from temporalio import activity
 
 from activities.breaker import Breaker
-from activities.burials import TooManyDeliveriesError, Undertaker
+from activities.burials import TooManyDeliveriesError, Undertaker, counts_of
 from activities.pulse import pulse
 from activities.requests import find_pipeline
-from activities.windows import Judge, Work, works_of
+from activities.windows import Judge, Work, looks_like_outage, works_of
 from contracts.consume import ConsumeCounts, ConsumeTurn, TurnResult
 from contracts.errors import RecordRefusedError, TerminalError, TransientError, UnknownPipelineError
-from contracts.ports import Failure
 from contracts.record import FieldError
 from contracts.units import Unit
 
@@ -59,8 +58,8 @@ ISOLATE_AFTER = 10
 """Deliveries after which an item is worked on alone, so that it is known who did it if the worker dies."""
 
 DEATHS = 3
-"""Workers that have to die over an item alone before it is a dead letter, whatever the broker counts: outages and
-restarts make deliveries, too."""
+"""Workers that have to die over an item alone, or steps that have to run out of time, before it is a dead letter,
+whatever the broker counts: outages and restarts make deliveries, too."""
 
 EMPTY_LOOKS = 2
 
@@ -114,11 +113,12 @@ class Consumer:
         self.pipeline = pipeline
         self.queue = pipeline.work_queue
         self.judge = Judge(pipeline)
-        self.undertaker = Undertaker(pipeline, ports.failures, ports.objects, ports.parking)
+        self.undertaker = Undertaker(pipeline, ports.sink, ports.failures, ports.objects, ports.parking)
         self.breaker = ports.breakers[pipeline.name]
         self.turn = turn
         self.beat = beat
         self.stopped = False
+        self.succeeded = False
         self.ends = time.monotonic() + turn.seconds
         self.size = min(turn.batch, PROBE_ITEMS if turn.probe else FIRST_ITEMS)
         self.counts = counted_before()
@@ -131,7 +131,7 @@ class Consumer:
     async def run(self) -> TurnResult:
         """Consume until the turn is over, or something has to be waited for."""
         try:
-            with self.breaker.watching():
+            with self.breaker.watching(afresh=self.turn.probe):
                 async with self.keeping():
                     reason = await self.consume()
         except OUTAGES as error:
@@ -215,6 +215,7 @@ class Consumer:
         together = [work for work in works if not self.suspicious(work)]
         alone = [work for work in works if self.suspicious(work)]
         reason = ""
+        self.succeeded = False
         try:
             reason = await self.settle(together)
         except OUTAGES:
@@ -231,40 +232,38 @@ class Consumer:
         return reason
 
     async def settle_alone(self, work: Work) -> str:
-        """Work on an item that came too often. That it was begun is recorded first, and taken back after it."""
-        marker = Unit.alone(self.pipeline.name, f"{work.unit.name}/begun")
-        message = f"delivered {work.count} times; workers die over it"
-        [begun] = await self.ports.failures.count_failures([Failure(marker, TooManyDeliveriesError.__name__, message)])
-        if work.count > self.queue.max_deliveries and begun.attempts > DEATHS:
-            work.fail(TooManyDeliveriesError(message))
-        else:
-            await self.judge.judge([work], self.lateness(time.monotonic()))
-        try:
-            return await self.settle([work])
-        except OUTAGES:
-            raise
-        except Exception as error:  # noqa: BLE001  - whatever it is, it is about this item
-            work.fail(error)
-            await self.see_to([work])
-            return ""
-        finally:
-            with contextlib.suppress(*OUTAGES):
-                await self.ports.failures.forget_failures([marker])
+        """Work on an item that came too often, with a mark in the ledger while that lasts."""
+        message = f"delivered {work.count} times; workers die over it, or it never ends"
+        async with self.undertaker.marking(work, message) as begun:
+            if work.count > self.queue.max_deliveries and begun > DEATHS:
+                work.fail(TooManyDeliveriesError(message))
+            else:
+                await self.judge.judge([work], self.lateness(time.monotonic()))
+            try:
+                return await self.settle([work])
+            except OUTAGES:
+                raise
+            except Exception as error:  # noqa: BLE001  - whatever it is, it is about this item
+                work.fail(error)
+                await self.see_to([work])
+                return ""
 
     async def settle(self, works: Sequence[Work]) -> str:
         """Commit and acknowledge what is good, then see to what failed; returns why to pause, if so."""
         good = [work for work in works if work.outcome in {"row", "dropped"}]
         failed = [work for work in works if work.outcome == "failed"]
-        self.breaker.note(work.transient for work in works if work.outcome != "open")
+        self.breaker.note(looks_like_outage(self.queue, work.error) for work in works if work.outcome != "open")
         failed += await self.store(good)
-        reason = self.breaker.opens(1) if self.turn.probe else self.breaker.opens()
-        if reason:
+        self.succeeded = self.succeeded or bool(good)
+        reason = self.breaker.opens(probe=self.turn.probe, succeeded=self.succeeded)
+        # Where another item of a probe succeeds, failures count, or items at fault would keep a pause up for ever.
+        if reason and not (self.turn.probe and self.succeeded):
             for work in failed:
                 work.outcome = "open"
             await self.give_back(failed)
             return reason
         await self.see_to(failed)
-        return ""
+        return reason
 
     async def store(self, works: Sequence[Work]) -> list[Work]:
         """Commit rows and receipts in one transaction, then acknowledge; returns what the sink refused."""
@@ -284,21 +283,13 @@ class Consumer:
             if outcome.status == "stored":
                 dropped += work.row is None
                 stored += work.row is not None
-        await self.find_parking(dead)
+        # Whoever buried them may not have come to park them.
+        await self.undertaker.park(dead)
         await self.finish(
             [*done, *dead],
             ConsumeCounts(written=stored, dropped=dropped, duplicates=len(done) + len(dead) - stored - dropped),
         )
         return refused
-
-    async def find_parking(self, dead: Sequence[Work]) -> None:
-        """Park what was buried by someone who may not have come to it; what was discarded meanwhile is not."""
-        found = []
-        for work in dead:
-            receipt = await self.ports.sink.find_receipt(work.unit)
-            if receipt is not None and receipt.state == "dead":
-                found.append((work, receipt))
-        await self.undertaker.park_again(found)
 
     async def see_to(self, failed: Sequence[Work]) -> None:
         """Record failures; bury, discard or give back."""
@@ -306,13 +297,11 @@ class Consumer:
             return
         verdicts = await self.undertaker.decide(failed)
         if verdicts.letters:
-            await self.undertaker.bury(verdicts.letters)
-            letters = [work for work, _ in verdicts.letters]
-            await self.finish(letters, ConsumeCounts(rejected=len(letters)))
+            standings = await self.undertaker.bury(verdicts.letters)
+            await self.finish([work for work, _ in verdicts.letters], counts_of(standings))
         if verdicts.discards:
-            await self.undertaker.discard(verdicts.discards)
-            discards = [work for work, _ in verdicts.discards]
-            await self.finish(discards, ConsumeCounts(discarded=len(discards)))
+            standings = await self.undertaker.discard(verdicts.discards)
+            await self.finish([work for work, _ in verdicts.discards], counts_of(standings))
         for delay, works in verdicts.retries.items():
             await self.release([delivery for work in works for delivery in work.deliveries], delay)
             self.count(works, ConsumeCounts(retried=len(works)))

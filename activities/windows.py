@@ -33,7 +33,7 @@ ASYNC_AT_ONCE = 64
 
 @dataclasses.dataclass
 class Work:
-    """One item of a window. `deliveries` are several if a window has it twice; the first one counts."""
+    """One item of a window. `deliveries`, of the same id and bytes, are several if a window has it twice."""
 
     unit: Unit
     deliveries: list[Delivery]
@@ -56,11 +56,6 @@ class Work:
         """How often the item was delivered, as far as the broker knows."""
         return max(delivery.deliveries for delivery in self.deliveries)
 
-    @property
-    def transient(self) -> bool:
-        """Whether it failed in a way that an outage would cause."""
-        return isinstance(self.error, PASSED_ON)
-
     def fail(self, error: Exception) -> None:
         """Note an error as the outcome."""
         self.outcome, self.error = "failed", error
@@ -76,13 +71,16 @@ def unit_of(pipeline: Pipeline, queue: WorkQueue, name: str) -> Unit:
 
 
 def works_of(pipeline: Pipeline, deliveries: Iterable[Delivery]) -> list[Work]:
-    """Make the works of a window; deliveries of the same item belong together."""
+    """Make the works of a window; deliveries of the same item belong together.
+
+    Another body under the same id is a work of its own: what becomes of it decides about its own delivery alone.
+    """
     queue = pipeline.work_queue
-    works: dict[str, Work] = {}
+    works: dict[tuple[str, bytes], Work] = {}
     for delivery in deliveries:
-        known = works.get(delivery.id)
+        known = works.get((delivery.id, delivery.body))
         if known is None:
-            works[delivery.id] = Work(unit_of(pipeline, queue, delivery.id), [delivery])
+            works[delivery.id, delivery.body] = Work(unit_of(pipeline, queue, delivery.id), [delivery])
         else:
             known.deliveries.append(delivery)
     return list(works.values())
@@ -94,6 +92,11 @@ def policy_of(queue: WorkQueue, error: Exception) -> Policy:
     if declared is not None:
         return declared
     return "dead-letter" if isinstance(error, RecordRefusedError) else "retry"
+
+
+def looks_like_outage(queue: WorkQueue, error: Exception | None) -> bool:
+    """Whether an item failed in a way that an outage would cause. What a policy gives up or parks says nothing."""
+    return isinstance(error, PASSED_ON) and policy_of(queue, error) == "retry"
 
 
 class Judge:

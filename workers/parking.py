@@ -44,7 +44,19 @@ from workflows.parking import Parked
 if TYPE_CHECKING:
     from temporalio.client import Client, WorkflowExecution
 
-OUTAGES = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.UNKNOWN})
+OUTAGES = frozenset(
+    {
+        RPCStatusCode.UNAVAILABLE,
+        RPCStatusCode.DEADLINE_EXCEEDED,
+        RPCStatusCode.RESOURCE_EXHAUSTED,
+        RPCStatusCode.ABORTED,
+        RPCStatusCode.CANCELLED,
+        RPCStatusCode.INTERNAL,
+        RPCStatusCode.UNKNOWN,
+    }
+)
+"""Answers that say nothing about the letter: the server is away, overloaded or broken, and may answer again later."""
+
 ENDED_MEANWHILE = "AcceptedUpdateCompletedWorkflow"
 """The server's word for an update whose workflow was ended from outside."""
 
@@ -148,5 +160,9 @@ def query_of(letters: DeadLetterFilter) -> str:
 def translated(client: Client, error: RPCError) -> Exception:
     """Turn an outage into the error that every port raises."""
     if error.status in OUTAGES:
-        return UnavailableError("Temporal", client.service_client.config.target_host, "it does not answer")
+        return UnavailableError(
+            "Temporal",
+            client.service_client.config.target_host,
+            f"it does not answer as it should ({error.status.name})",
+        )
     return error
