@@ -252,16 +252,21 @@ async def test_gzip_is_unpacked_once_and_members_follow_each_other() -> None:
     assert await bench.objects.get("unpacked/this") == b"id,name\n1,a\n2,b\n"
 
 
+def packed(data: bytes) -> bytes:
+    """Pack without the time of day, which would be in the name of the test."""
+    return gzip.compress(data, mtime=0)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (b"", "empty"),
-        (gzip.compress(b""), "empty"),
-        (gzip.compress(b"id,name\n" + random.Random(1).randbytes(5000))[:-2000], "too early"),
-        (gzip.compress(b"id,name\n1,a\n")[:-8] + b"12345678", "damaged"),
-        (gzip.compress(b"id,name\n1,a\n") + b"junk", "damaged"),
-        (gzip.compress(gzip.compress(b"id,name\n")), "twice"),
-        (gzip.compress(b"id,name\n" + b"1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n" * 3_500_000, 9), "unpacks"),
+        (packed(b""), "empty"),
+        (packed(b"id,name\n" + random.Random(1).randbytes(5000))[:-2000], "too early"),
+        (packed(b"id,name\n1,a\n")[:-8] + b"12345678", "damaged"),
+        (packed(b"id,name\n1,a\n") + b"junk", "damaged"),
+        (packed(packed(b"id,name\n")), "twice"),
+        (packed(b"id,name\n" + b"1,aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n" * 3_500_000), "unpacks"),
     ],
 )
 async def test_a_file_that_cannot_be_read_fails_for_good(data: bytes, words: str) -> None:
