@@ -38,7 +38,7 @@ class TextReader:
         self.fields = tuple(names.get(column, column) for column in dialect.columns)
 
     def read(self, block: Block) -> Rows | None:
-        """Read a block, or return None if too few of its rows are canonical; then it need not be tried again."""
+        """Read a block, or return None to leave it to the reader of values, with all that follow if few rows fit."""
         if self.pattern is None:
             return None
         if not is_utf8(block.data):

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MOST_BYTES = 8 * 1024 * 1024
 """More than any record may have; the rest of a larger input need not be read to be refused."""
 
+PipelineName = Annotated[str, typer.Argument(help="Name of the pipeline.")]
+RecordText = Annotated[str, typer.Argument(help="The record: JSON text, @FILE, or - for stdin.")]
+Key = Annotated[str | None, typer.Option(help="Repeats with the same key are one request. Default: a new one.")]
+
 ENDINGS = {
     "committed": Exit.DONE,
     "accepted": Exit.ACCEPTED,
@@ -33,11 +37,9 @@ ENDINGS = {
 
 def submit(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
-    record: Annotated[str, typer.Argument(help="The record: JSON text, @FILE, or - for stdin.")],
-    key: Annotated[
-        str | None, typer.Option(help="Repeats with the same key are one request. Default: a new one.")
-    ] = None,
+    pipeline: PipelineName,
+    record: RecordText,
+    key: Key = None,
     deadline: Annotated[
         float, typer.Option(help="Seconds to wait; past them the request goes on under its ticket.", min=0)
     ] = 10.0,
@@ -62,11 +64,9 @@ def exit_of(answer: SubmitAnswer) -> Exit:
 
 def enqueue(
     context: typer.Context,
-    pipeline: Annotated[str, typer.Argument(help="Name of the pipeline.")],
-    record: Annotated[str, typer.Argument(help="The record: JSON text, @FILE, or - for stdin.")],
-    key: Annotated[
-        str | None, typer.Option(help="Repeats with the same key are one request. Default: a new one.")
-    ] = None,
+    pipeline: PipelineName,
+    record: RecordText,
+    key: Key = None,
 ) -> None:
     """Send one record and return as soon as it is accepted: valid, and durable in Temporal."""
     output = output_of(context)

@@ -18,7 +18,7 @@ import httpx
 from starter.api.keys import new_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTENING = re.compile(r"listening on (http://\S+)")
@@ -56,6 +56,14 @@ class ApiServer:
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something holds, and fail if it never does."""
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
